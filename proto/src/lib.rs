@@ -1,0 +1,1 @@
+//! The wire: types generated from `proto/schema` and nothing else.

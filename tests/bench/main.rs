@@ -1,0 +1,2 @@
+//! Measures the balancer beside its peers.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The whole cluster under test, with real processes and real servers.
