@@ -3,3 +3,4 @@
 //! Time, bytes and randomness come in as arguments; what should happen comes out as a value.
 
 pub mod name;
+pub mod preface;
