@@ -2,5 +2,7 @@
 //!
 //! Time, bytes and randomness come in as arguments; what should happen comes out as a value.
 
+pub mod forwarded;
+mod host;
 pub mod name;
 pub mod preface;
