@@ -1,1 +1,3 @@
 //! The balancer.
+
+pub mod config;
