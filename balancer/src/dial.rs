@@ -13,7 +13,11 @@ use std::{
 };
 
 use balancer_core::endpoint::Endpoint;
-use hyper::client::conn::{http1, http2};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -82,6 +86,28 @@ pub enum Connection {
 #[derive(Debug)]
 pub struct Stream(Arc<Shared>);
 
+impl Connection {
+    /// # Errors
+    /// When the connection ends before an answer's head has come; the request comes back if no byte of it was sent.
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::Http1 { sender, .. } => sender.try_send_request(request).await,
+            Self::Http2(stream) => stream.0.sender.clone().try_send_request(request).await,
+        }
+    }
+
+    pub fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1 { reused, .. } => *reused,
+            // A shared connection that fails before it takes the request was closed by the node some time ago.
+            Self::Http2(_) => true,
+        }
+    }
+}
+
 impl AsRef<Endpoint> for Upstream {
     fn as_ref(&self) -> &Endpoint {
         &self.endpoint
@@ -120,6 +146,14 @@ impl Upstream {
         if let Some(sender) = self.take_idle() {
             return Ok(Connection::Http1 { sender, reused: true });
         }
+        self.tunnel().await
+    }
+
+    /// A connection that nobody used before: what is asked on it may turn it into a tunnel.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn tunnel(&self) -> Result<Connection, DialError> {
         let stream = self.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(self.policy.head_bytes_max)
@@ -167,7 +201,7 @@ impl Upstream {
         Ok(Connection::Http2(stream))
     }
 
-    /// A connection of its own, for a tunnel.
+    /// A bare connection, for bytes that are not HTTP.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -232,10 +266,6 @@ impl Stream {
     fn begin(shared: &Arc<Shared>) -> Self {
         shared.streams.fetch_add(1, Relaxed);
         Self(shared.clone())
-    }
-
-    pub fn sender(&self) -> http2::SendRequest<RequestBody> {
-        self.0.sender.clone()
     }
 }
 

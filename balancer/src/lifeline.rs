@@ -41,9 +41,10 @@ pub enum Order {
 #[derive(Debug)]
 pub struct Lifeline {
     epoch: Instant,
-    patience: Patience,
+    head: Duration,
     /// An idle HTTP/2 connection is told so before it is closed; HTTP/1 has no way to say it.
-    says_goodbye: bool,
+    says_goodbye: AtomicBool,
+    idle_ms: AtomicU64,
     exchanges: AtomicU32,
     in_head: AtomicBool,
     since_ms: AtomicU64,
@@ -71,9 +72,23 @@ impl Lifeline {
 
     /// Bytes came that may be the beginning of a request's head.
     pub fn hear(&self) {
-        if self.exchanges.load(Relaxed) == 0 && !self.in_head.swap(true, Relaxed) {
+        let may_begin = self.exchanges.load(Relaxed) == 0 && !self.says_goodbye.load(Relaxed);
+        if may_begin && !self.in_head.swap(true, Relaxed) {
             self.touch(Instant::now());
         }
+    }
+
+    /// The connection speaks a protocol with a way to say that it is about to end.
+    pub fn says_goodbye(&self) {
+        self.says_goodbye.store(true, Relaxed);
+        self.in_head.store(false, Relaxed);
+    }
+
+    /// From here on the connection is a tunnel, with a patience of its own.
+    pub fn becomes_tunnel(&self, idle: Duration) {
+        self.in_head.store(false, Relaxed);
+        self.idle_ms.store(idle.as_millis() as u64, Relaxed);
+        self.touch(Instant::now());
     }
 
     pub fn is_in_head(&self) -> bool {
@@ -103,10 +118,10 @@ impl Lifeline {
             return;
         }
         let quiet = Duration::from_millis(self.ms(now).saturating_sub(self.since_ms.load(Relaxed)));
-        if self.is_in_head() && quiet >= self.patience.head {
+        if self.is_in_head() && quiet >= self.head {
             self.give(Order::Cut);
-        } else if quiet >= self.patience.idle {
-            let polite = self.says_goodbye && self.order() == Order::Live;
+        } else if quiet >= Duration::from_millis(self.idle_ms.load(Relaxed)) {
+            let polite = self.says_goodbye.load(Relaxed) && self.order() == Order::Live;
             self.give(if polite { Order::Drain } else { Order::Cut });
         }
     }
@@ -131,11 +146,12 @@ impl Lifelines {
         })
     }
 
-    pub fn hold(self: &Arc<Self>, patience: Patience, says_goodbye: bool) -> Held {
+    pub fn hold(self: &Arc<Self>, patience: Patience) -> Held {
         let lifeline = Arc::new(Lifeline {
             epoch: self.epoch,
-            patience,
-            says_goodbye,
+            head: patience.head,
+            says_goodbye: AtomicBool::new(false),
+            idle_ms: AtomicU64::new(patience.idle.as_millis() as u64),
             exchanges: AtomicU32::new(0),
             in_head: AtomicBool::new(false),
             since_ms: AtomicU64::new(0),
@@ -193,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_slow_head_is_cut_and_a_quiet_connection_later() {
-        let (lines, held, start) = one(false);
+        let (lines, held, start) = one();
         lines.sweep(start + Duration::from_secs(59));
         assert_eq!(held.lifeline.order(), Order::Live);
         held.lifeline.hear();
@@ -205,7 +221,7 @@ mod tests {
 
     #[test]
     fn an_exchange_may_take_its_time() {
-        let (lines, held, start) = one(false);
+        let (lines, held, start) = one();
         held.lifeline.begin();
         lines.sweep(start + Duration::from_secs(3600));
         assert_eq!(held.lifeline.order(), Order::Live);
@@ -218,7 +234,8 @@ mod tests {
 
     #[test]
     fn a_multiplexed_connection_is_told_before_it_is_cut() {
-        let (lines, held, start) = one(true);
+        let (lines, held, start) = one();
+        held.lifeline.says_goodbye();
         lines.sweep(start + Duration::from_secs(61));
         assert_eq!(held.lifeline.order(), Order::Drain);
         lines.sweep(start + Duration::from_secs(62));
@@ -227,15 +244,15 @@ mod tests {
 
     #[test]
     fn who_has_left_is_not_watched() {
-        let (lines, held, _) = one(false);
+        let (lines, held, _) = one();
         drop(held);
         assert!(lines.lock().is_empty());
     }
 
-    fn one(says_goodbye: bool) -> (Arc<Lifelines>, Held, Instant) {
+    fn one() -> (Arc<Lifelines>, Held, Instant) {
         let start = Instant::now();
         let lines = Lifelines::new(start);
-        let held = lines.hold(PATIENCE, says_goodbye);
+        let held = lines.hold(PATIENCE);
         (lines, held, start)
     }
 }

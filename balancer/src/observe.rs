@@ -5,10 +5,7 @@ mod access;
 pub use access::{AccessLog, AccessSink};
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -17,7 +14,7 @@ use http::{Method, StatusCode, Uri, Version};
 use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::accept::ClientConnection;
+use crate::{accept::ClientConnection, forward::body::Progress};
 
 /// Upper bounds in seconds: from a cached answer on loopback to a client that gives up.
 const DURATION_BUCKETS: [f64; 14] = [
@@ -94,7 +91,7 @@ pub struct Exchange {
     service: Option<ServiceMetrics>,
     status: StatusCode,
     ended: Option<Ended>,
-    pub received: Option<Arc<AtomicU64>>,
+    pub received: Option<Arc<Progress>>,
     pub sent: u64,
 }
 
@@ -168,7 +165,7 @@ impl Drop for Exchange {
             None => self.client.listener().metrics.refused(ended),
         }
         if let Some(line) = &self.line {
-            let received = self.received.as_ref().map_or(0, |count| count.load(Relaxed));
+            let received = self.received.as_ref().map_or(0, |it| it.bytes());
             let written = access::Written {
                 at: SystemTime::now(),
                 listener: &self.client.listener().name,
@@ -251,6 +248,12 @@ impl ServiceMetrics {
             ended: Ended::ALL.map(ended).into(),
             duration: histogram!("colonnade_balancer_request_duration_seconds", "service" => name()),
         }
+    }
+
+    /// An exchange without a status: bytes relayed as they are.
+    pub fn relayed(&self, ended: Ended, took: Duration) {
+        self.ended[ended as usize].increment(1);
+        self.duration.record(took.as_secs_f64());
     }
 
     fn finish(&self, status: StatusCode, ended: Ended, took: Duration) {

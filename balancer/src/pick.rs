@@ -137,6 +137,10 @@ impl Service {
         self.arrival.notify_waiters();
     }
 
+    pub fn now(&self) -> Nanos {
+        nanos(self.epoch, Instant::now())
+    }
+
     pub fn sweep(&self, now: Instant) {
         let members: Vec<_> = self.lock_pool().members().to_vec();
         for upstream in members {
@@ -146,7 +150,7 @@ impl Service {
 
     fn try_pick(&self, tried: &[NodeId]) -> Option<Lease> {
         let now = Instant::now();
-        let nanos = Nanos(now.saturating_duration_since(self.epoch).as_nanos() as u64);
+        let nanos = nanos(self.epoch, now);
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         let upstream = self.lock_pool().pick(nanos, &mut rng, tried)?;
         self.metrics.picks.increment(1);
@@ -194,8 +198,7 @@ impl Lease {
     pub fn answered(&self) -> Duration {
         let now = Instant::now();
         let latency = now.saturating_duration_since(self.began);
-        let at = Nanos(now.saturating_duration_since(self.epoch).as_nanos() as u64);
-        self.upstream.endpoint.load.observe(at, latency);
+        self.upstream.endpoint.load.observe(nanos(self.epoch, now), latency);
         latency
     }
 
@@ -208,4 +211,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.endpoint.load.end();
     }
+}
+
+fn nanos(epoch: Instant, now: Instant) -> Nanos {
+    Nanos(now.saturating_duration_since(epoch).as_nanos() as u64)
 }

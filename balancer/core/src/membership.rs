@@ -70,6 +70,8 @@ pub enum Command {
     },
     /// No core may send new work there.
     Withdraw { service: ServiceIdx, node: NodeId },
+    /// An endpoint that was suspected is trusted again; who waits for one may look.
+    Trust { service: ServiceIdx },
     /// Find out whether the endpoint answers and report with [`Membership::handle_probe`].
     Probe {
         service: ServiceIdx,
@@ -235,8 +237,9 @@ impl Membership {
             return;
         }
         member.health.on_probe(now, ok, &mut self.rng);
-        if ok {
+        if ok && member.endpoint.is_suspected() {
             member.endpoint.trust();
+            self.commands.push_back(Command::Trust { service });
         }
         let believed_gone = matches!(member.presence, Presence::Lost { .. }) && !ok && in_touch;
         if believed_gone {
@@ -297,6 +300,16 @@ impl Membership {
             facts.addresses.insert(name, endpoint.address);
         }
         by_node.into_values().collect()
+    }
+
+    /// How many endpoints of a service are known, and how many of them are offered new work.
+    pub fn count(&self, service: ServiceIdx) -> (usize, usize) {
+        let mut counts = (0, 0);
+        for key in self.keys_of(service) {
+            counts.0 += 1;
+            counts.1 += usize::from(self.member_by_key[key].offered);
+        }
+        counts
     }
 
     pub fn standings(&self) -> Vec<Standing> {
