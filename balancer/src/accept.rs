@@ -23,9 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::{
     config::{self, ListenerProtocol},
     detect::{self, Spoken},
-    forward::{http, tcp},
+    forward::{self, tcp},
     lifeline::{Held, Lifeline, Order, Patience},
-    net,
     observe::ListenerMetrics,
     rescue,
     worker::Worker,
@@ -35,21 +34,21 @@ use crate::{
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// What all cores share of one listener.
-pub struct Listener {
-    pub idx: usize,
-    pub name: ListenerName,
-    pub policy: config::Listener,
-    pub metrics: ListenerMetrics,
+pub(crate) struct Listener {
+    pub(crate) idx: usize,
+    pub(crate) name: ListenerName,
+    pub(crate) policy: config::Listener,
+    pub(crate) metrics: ListenerMetrics,
     connections: AtomicUsize,
 }
 
 /// One client's connection, as everything that happens on it sees it.
 #[derive(Debug)]
-pub struct ClientConnection {
+pub(crate) struct ClientConnection {
     worker: Arc<Worker>,
     listener: Arc<Listener>,
     address: SocketAddr,
-    pub hop: Hop,
+    pub(crate) hop: Hop,
     held: Held,
     _permit: Permit,
 }
@@ -59,7 +58,7 @@ pub struct ClientConnection {
 struct Permit(Arc<Listener>);
 
 /// Accepts until told to stop; connections that the kernel has completed by then are served too.
-pub async fn accept_all(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
+pub(crate) async fn accept_all(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
     let stop = worker.stop.clone();
     loop {
         let accepted = tokio::select! {
@@ -67,7 +66,9 @@ pub async fn accept_all(worker: Arc<Worker>, listener: Arc<Listener>, socket: Tc
             () = stop.cancelled() => break,
             accepted = socket.accept() => accepted,
         };
-        if let Err(err) = accepted.and_then(|(stream, from)| admit(&worker, &listener, stream, from)) {
+        if let Err(err) =
+            accepted.and_then(|(stream, from)| admit(&worker, &listener, stream, from))
+        {
             listener.metrics.accept_errors.increment(1);
             tracing::warn!(listener = %listener.name, %err, "accepting a connection");
             tokio::time::sleep(ACCEPT_BACKOFF).await;
@@ -80,7 +81,12 @@ pub async fn accept_all(worker: Arc<Worker>, listener: Arc<Listener>, socket: Tc
 }
 
 /// A permit before anything is read: what is over the limit costs nothing more than the accept.
-fn admit(worker: &Arc<Worker>, listener: &Arc<Listener>, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+fn admit(
+    worker: &Arc<Worker>,
+    listener: &Arc<Listener>,
+    stream: TcpStream,
+    from: SocketAddr,
+) -> io::Result<()> {
     listener.metrics.accepted.increment(1);
     let Some(permit) = listener.permit() else {
         listener.metrics.over_limit.increment(1);
@@ -101,8 +107,8 @@ async fn serve(client: ClientConnection, mut stream: TcpStream) {
     }
     let spoken = detect::detect(&client, &mut stream).await;
     match (spoken, service) {
-        (Ok(Spoken::Http1(first)), _) => http::serve_http1(client, stream, first).await,
-        (Ok(Spoken::Http2(first)), _) => http::serve_http2(client, stream, first).await,
+        (Ok(Spoken::Http1(first)), _) => forward::http::serve_http1(client, stream, first).await,
+        (Ok(Spoken::Http2(first)), _) => forward::http::serve_http2(client, stream, first).await,
         (Ok(Spoken::Opaque(first) | Spoken::Tls(first)), Some(service)) => {
             tcp::forward(client, stream, first, service).await;
         }
@@ -114,12 +120,14 @@ async fn serve(client: ClientConnection, mut stream: TcpStream) {
             client.listener.metrics.preface_refused.increment(1);
             rescue::refuse_tls(stream).await;
         }
-        (Err(err), _) => tracing::debug!(client = %client.address, %err, "no protocol was detected"),
+        (Err(err), _) => {
+            tracing::debug!(client = %client.address, %err, "no protocol was detected")
+        }
     }
 }
 
 impl Listener {
-    pub fn new(idx: usize, policy: config::Listener, metrics: ListenerMetrics) -> Arc<Self> {
+    pub(crate) fn new(idx: usize, policy: config::Listener, metrics: ListenerMetrics) -> Arc<Self> {
         Arc::new(Self {
             idx,
             name: policy.name.clone(),
@@ -129,7 +137,7 @@ impl Listener {
         })
     }
 
-    pub fn trusted(&self) -> &Trusted {
+    pub(crate) fn trusted(&self) -> &Trusted {
         &self.policy.trusted_proxies
     }
 
@@ -156,7 +164,12 @@ impl Drop for Permit {
 }
 
 impl ClientConnection {
-    fn new(worker: Arc<Worker>, listener: Arc<Listener>, address: SocketAddr, permit: Permit) -> Self {
+    fn new(
+        worker: Arc<Worker>,
+        listener: Arc<Listener>,
+        address: SocketAddr,
+        permit: Permit,
+    ) -> Self {
         let trusted = listener.trusted().contains(address.ip());
         let patience = Patience {
             head: listener.policy.request_head_timeout,
@@ -172,38 +185,38 @@ impl ClientConnection {
         }
     }
 
-    pub fn worker(&self) -> &Arc<Worker> {
+    pub(crate) fn worker(&self) -> &Arc<Worker> {
         &self.worker
     }
 
-    pub fn listener(&self) -> &Arc<Listener> {
+    pub(crate) fn listener(&self) -> &Arc<Listener> {
         &self.listener
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn lifeline(&self) -> &Arc<Lifeline> {
+    pub(crate) fn lifeline(&self) -> &Arc<Lifeline> {
         &self.held.lifeline
     }
 }
 
 /// A connection's driver under the eyes of its lifeline: told to drain once, dropped when cut.
-pub struct Attended<C> {
+pub(crate) struct Attended<C> {
     connection: Pin<Box<C>>,
     lifeline: Arc<Lifeline>,
     drains: bool,
 }
 
 /// How a driver stopped.
-pub enum Stopped<C, T> {
+pub(crate) enum Stopped<C, T> {
     Ended(T),
     Cut(Pin<Box<C>>),
 }
 
 impl<C> Attended<C> {
-    pub fn new(connection: C, lifeline: Arc<Lifeline>) -> Self {
+    pub(crate) fn new(connection: C, lifeline: Arc<Lifeline>) -> Self {
         Self {
             connection: Box::pin(connection),
             lifeline,
@@ -212,7 +225,7 @@ impl<C> Attended<C> {
     }
 
     /// Drives the connection; `drain` tells it to finish what it has and take nothing new.
-    pub async fn run<T>(mut self, drain: impl Fn(Pin<&mut C>)) -> Stopped<C, T>
+    pub(crate) async fn run<T>(mut self, drain: impl Fn(Pin<&mut C>)) -> Stopped<C, T>
     where
         C: Future<Output = T>,
     {

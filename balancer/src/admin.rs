@@ -34,22 +34,24 @@ const REQUESTS_AT_ONCE: usize = 32;
 
 /// One core's sign of life, in milliseconds since the start.
 #[derive(Debug, Default)]
-pub struct Pulse(pub AtomicU64);
+pub(crate) struct Pulse(pub(crate) AtomicU64);
 
-pub struct Admin {
-    pub config: Arc<Config>,
-    pub metrics: PrometheusHandle,
-    pub questions: mpsc::Sender<Question>,
-    pub pulses: Vec<Arc<Pulse>>,
-    pub started: Instant,
-    pub draining: Arc<AtomicBool>,
+pub(crate) struct Admin {
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) questions: mpsc::Sender<Question>,
+    pub(crate) pulses: Vec<Arc<Pulse>>,
+    pub(crate) started: Instant,
+    pub(crate) draining: Arc<AtomicBool>,
 }
 
 type Shared = State<Arc<Admin>>;
 
-pub fn router(admin: Arc<Admin>) -> Router {
+pub(crate) fn router(admin: Arc<Admin>) -> Router {
     let bounded = ServiceBuilder::new()
-        .layer(axum::error_handling::HandleErrorLayer::new(async |_| StatusCode::SERVICE_UNAVAILABLE))
+        .layer(axum::error_handling::HandleErrorLayer::new(async |_| {
+            StatusCode::SERVICE_UNAVAILABLE
+        }))
         .layer(LoadShedLayer::new())
         .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_AT_ONCE));
     Router::new()
@@ -77,7 +79,11 @@ async fn livez(State(admin): Shared) -> Response {
     };
     match admin.pulses.iter().position(is_stuck) {
         None => "ok\n".into_response(),
-        Some(core) => (StatusCode::SERVICE_UNAVAILABLE, format!("core {core} does not turn\n")).into_response(),
+        Some(core) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("core {core} does not turn\n"),
+        )
+            .into_response(),
     }
 }
 
@@ -88,13 +94,20 @@ async fn readyz(State(admin): Shared) -> Response {
     }
     match ask(&admin, Question::Status).await {
         Some(ViewStatus { has_view: true, .. }) => "ok\n".into_response(),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "the registry has not answered yet\n").into_response(),
+        Some(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the registry has not answered yet\n",
+        )
+            .into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "leaving\n").into_response(),
     }
 }
 
 async fn metrics(State(admin): Shared) -> Response {
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
     (kind, admin.metrics.render()).into_response()
 }
 
@@ -151,7 +164,11 @@ async fn routes(State(admin): Shared) -> Response {
         .iter()
         .map(|route| Route {
             name: &route.name,
-            listeners: route.listeners.iter().map(|&at| config.listeners[at].name.as_str()).collect(),
+            listeners: route
+                .listeners
+                .iter()
+                .map(|&at| config.listeners[at].name.as_str())
+                .collect(),
             hosts: &route.hosts,
             path: &route.path,
             service: config.services[route.service].name.as_str(),

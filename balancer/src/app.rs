@@ -15,7 +15,7 @@ use balancer_core::{
     health,
     membership::{Membership, Rules, Source, Watched},
     retry::Budget,
-    table::{self, RouteTable, TableError},
+    table::{HostPatternError, PathPrefixError, RouteTable, Rule, TableError},
 };
 use fastrand::Rng;
 use metrics_exporter_prometheus::BuildError;
@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept::Listener,
     admin::{self, Admin, Pulse},
-    config::{Config, Discover, ProbeKind},
+    config::{self, Config, Discover, ProbeKind},
     lifeline::Lifelines,
     net,
     observe::{AccessLog, AccessSink, Metrics},
@@ -42,13 +42,30 @@ const QUESTIONS_WAITING: usize = 64;
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error("listener `{name}`: cannot listen on {address}: {cause}")]
-    Listen { name: String, address: SocketAddr, cause: io::Error },
+    Listen {
+        name: String,
+        address: SocketAddr,
+        cause: io::Error,
+    },
     #[error("admin: cannot listen on {address}: {cause}")]
-    Admin { address: SocketAddr, cause: io::Error },
+    Admin {
+        address: SocketAddr,
+        cause: io::Error,
+    },
     #[error("opening the access log: {0}")]
     AccessLog(io::Error),
     #[error("the routes contradict each other: {0}")]
     Routes(#[from] TableError),
+    #[error("route `{route}`: {cause}")]
+    Host {
+        route: String,
+        cause: HostPatternError,
+    },
+    #[error("route `{route}`: {cause}")]
+    Path {
+        route: String,
+        cause: PathPrefixError,
+    },
     #[error("service `{0}` is found through the registry, but there is no [registry]")]
     NoRegistry(String),
     #[error("the metrics cannot be set up: {0}")]
@@ -104,7 +121,10 @@ impl Balancer {
 }
 
 fn check_registry(config: &Config, registry: Option<&Registry>) -> Result<(), StartError> {
-    let orphan = config.services.iter().find(|it| it.discover == Discover::Registry);
+    let orphan = config
+        .services
+        .iter()
+        .find(|it| it.discover == Discover::Registry);
     match (orphan, registry) {
         (Some(service), None) => Err(StartError::NoRegistry(service.name.to_string())),
         _ => Ok(()),
@@ -149,9 +169,16 @@ impl Plan {
         let mut addresses = Vec::new();
         for listener in &config.listeners {
             let address = listener.address;
-            let failed = |cause| StartError::Listen { name: listener.name.to_string(), address, cause };
+            let failed = |cause| StartError::Listen {
+                name: listener.name.to_string(),
+                address,
+                cause,
+            };
             let opened = net::listen(address, config.workers).map_err(failed)?;
-            addresses.push((listener.name.to_string(), opened[0].local_addr().map_err(failed)?));
+            addresses.push((
+                listener.name.to_string(),
+                opened[0].local_addr().map_err(failed)?,
+            ));
             sockets.push(opened);
         }
         let address = config.admin.address;
@@ -180,7 +207,12 @@ impl Plan {
     fn start(mut self) -> Result<Balancer, StartError> {
         let (suspicions, suspected) = mpsc::channel(SUSPICIONS_WAITING);
         let applied_changed = Arc::new(Notify::new());
-        let budgets: Vec<_> = self.config.services.iter().map(|it| Arc::new(Budget::new(it.retry_ratio))).collect();
+        let budgets: Vec<_> = self
+            .config
+            .services
+            .iter()
+            .map(|it| Arc::new(Budget::new(it.retry_ratio)))
+            .collect();
         let (mut cores, mut threads, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for idx in 0..self.config.workers {
             let applied = Arc::new(Applied::new(applied_changed.clone()));
@@ -222,14 +254,26 @@ impl Plan {
         })
     }
 
-    fn worker(&self, budgets: &[Arc<Budget>], suspicions: mpsc::Sender<worker::Suspicion>, pulse: Arc<Pulse>) -> Worker {
+    fn worker(
+        &self,
+        budgets: &[Arc<Budget>],
+        suspicions: mpsc::Sender<worker::Suspicion>,
+        pulse: Arc<Pulse>,
+    ) -> Worker {
         let services = budgets
             .iter()
             .enumerate()
             .map(|(idx, budget)| {
                 let policy = self.config.services[idx].clone();
                 let metrics = self.metrics.service(policy.name.as_str());
-                Arc::new(Service::new(idx, policy, metrics, budget.clone(), self.epoch, Rng::new()))
+                Arc::new(Service::new(
+                    idx,
+                    policy,
+                    metrics,
+                    budget.clone(),
+                    self.epoch,
+                    Rng::new(),
+                ))
             })
             .collect();
         Worker {
@@ -266,22 +310,40 @@ impl Plan {
             suspicions,
             questions,
             applied_changed,
-            service_metrics: self.config.services.iter().map(|it| self.metrics.service(it.name.as_str())).collect(),
+            service_metrics: self
+                .config
+                .services
+                .iter()
+                .map(|it| self.metrics.service(it.name.as_str()))
+                .collect(),
             metrics: self.metrics.view.clone(),
             incarnation: incarnation(),
-            address: self.addresses.first().map(|(_, it)| it.to_string()).unwrap_or_default(),
+            address: self
+                .addresses
+                .first()
+                .map(|(_, it)| it.to_string())
+                .unwrap_or_default(),
             config: self.config,
         };
         let (leave, left) = oneshot::channel();
         let socket = self.admin;
-        let thread = spawn("control".to_owned(), move || control(view, socket, admin, left))?;
+        let thread = spawn("control".to_owned(), move || {
+            control(view, socket, admin, left)
+        })?;
         Ok((leave, thread))
     }
 }
 
 /// The thread beside the cores: the view and the admin address.
-fn control(view: ViewStart, socket: std::net::TcpListener, admin: Arc<Admin>, leave: oneshot::Receiver<()>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn control(
+    view: ViewStart,
+    socket: std::net::TcpListener,
+    admin: Arc<Admin>,
+    leave: oneshot::Receiver<()>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let socket = net::adopt(socket)?;
         let metrics = admin.metrics.clone();
@@ -303,7 +365,10 @@ fn control(view: ViewStart, socket: std::net::TcpListener, admin: Arc<Admin>, le
     })
 }
 
-fn spawn(name: String, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+fn spawn(
+    name: String,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
     let reported = name.clone();
     std::thread::Builder::new()
         .name(name)
@@ -315,17 +380,33 @@ fn spawn(name: String, run: impl FnOnce() -> io::Result<()> + Send + 'static) ->
         .map_err(StartError::Thread)
 }
 
-fn table(config: &Config) -> Result<RouteTable<Target>, TableError> {
-    RouteTable::build(config.routes.iter().map(|route| table::Route {
-        name: route.name.clone(),
-        listeners: route.listeners.clone(),
-        hosts: route.hosts.clone(),
-        path: route.path.clone(),
-        target: Target {
+fn table(config: &Config) -> Result<RouteTable<Target>, StartError> {
+    let mut routes = Vec::new();
+    for route in &config.routes {
+        let target = Target {
             route: route.name.as_str().into(),
             service: route.service,
-        },
-    }))
+        };
+        routes.push((rule(route)?, target));
+    }
+    Ok(RouteTable::build(routes)?)
+}
+
+fn rule(route: &config::Route) -> Result<Rule, StartError> {
+    let name = || route.name.clone();
+    let hosts: Result<Vec<_>, _> = route.hosts.iter().map(|it| it.parse()).collect();
+    Ok(Rule {
+        name: route.name.as_str().into(),
+        listeners: route.listeners.clone(),
+        hosts: hosts.map_err(|cause| StartError::Host {
+            route: name(),
+            cause,
+        })?,
+        path: route.path.parse().map_err(|cause| StartError::Path {
+            route: name(),
+            cause,
+        })?,
+    })
 }
 
 fn membership(config: &Config) -> Membership {
@@ -350,5 +431,8 @@ fn membership(config: &Config) -> Membership {
 
 /// Which life of this balancer it is: the time of its start, in microseconds, tells two of them apart and in order.
 fn incarnation() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros() as u64
 }

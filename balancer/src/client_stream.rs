@@ -22,7 +22,7 @@ use tokio::{
 use crate::lifeline::Lifeline;
 
 #[derive(Debug)]
-pub struct ClientStream {
+pub(crate) struct ClientStream {
     socket: Arc<TcpStream>,
     first: Bytes,
     lifeline: Arc<Lifeline>,
@@ -31,7 +31,7 @@ pub struct ClientStream {
 
 /// Lets an answer's forerunners out while hyper waits for the answer itself.
 #[derive(Debug)]
-pub struct SideDoor {
+pub(crate) struct SideDoor {
     socket: Arc<TcpStream>,
     /// hyper has written all that it had since the request began.
     is_quiet: AtomicBool,
@@ -40,7 +40,7 @@ pub struct SideDoor {
 }
 
 impl ClientStream {
-    pub fn new(socket: Arc<TcpStream>, first: Bytes, lifeline: Arc<Lifeline>) -> Self {
+    pub(crate) fn new(socket: Arc<TcpStream>, first: Bytes, lifeline: Arc<Lifeline>) -> Self {
         let side_door = Arc::new(SideDoor {
             socket: socket.clone(),
             is_quiet: AtomicBool::new(false),
@@ -54,27 +54,33 @@ impl ClientStream {
         }
     }
 
-    pub fn side_door(&self) -> Arc<SideDoor> {
+    pub(crate) fn side_door(&self) -> Arc<SideDoor> {
         self.side_door.clone()
     }
 
     /// The socket, with what was read of it and by nobody else; for tunnels.
-    pub fn into_parts(self) -> (Arc<TcpStream>, Bytes) {
+    pub(crate) fn into_parts(self) -> (Arc<TcpStream>, Bytes) {
         (self.socket, self.first)
     }
 
     /// A last word on a connection that is about to be closed, if the socket takes it at once.
-    pub fn say(&self, text: &[u8]) {
+    pub(crate) fn say(&self, text: &[u8]) {
         // Nobody waits for a client that was too slow already.
         let _ = self.socket.try_write(text);
     }
 
     fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut rest = self.side_door.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = self
+            .side_door
+            .rest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         while !rest.is_empty() {
             match self.socket.try_write(&rest) {
                 Ok(n) => drop(rest.drain(..n)),
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => ready!(self.socket.poll_write_ready(cx))?,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.poll_write_ready(cx))?
+                }
                 Err(err) => return Poll::Ready(Err(err)),
             }
         }
@@ -84,12 +90,12 @@ impl ClientStream {
 
 impl SideDoor {
     /// A request has begun; until hyper has flushed what came before it, the door stays shut.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.is_quiet.store(false, Relaxed);
     }
 
     /// Writes one informational answer, whole and in order, or not at all.
-    pub fn let_out(&self, answer: &[u8]) -> bool {
+    pub(crate) fn let_out(&self, answer: &[u8]) -> bool {
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.is_quiet.load(Relaxed) || !rest.is_empty() {
             return false;
@@ -105,7 +111,11 @@ impl SideDoor {
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let heard = if self.first.has_remaining() {
             let n = self.first.len().min(buf.remaining());
             buf.put_slice(&self.first[..n]);
@@ -121,17 +131,27 @@ impl AsyncRead for ClientStream {
     }
 }
 
-fn poll_socket(socket: &TcpStream, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+fn poll_socket(
+    socket: &TcpStream,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<usize>> {
     loop {
         match socket.try_read_buf(buf) {
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => ready!(socket.poll_read_ready(cx))?,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                ready!(socket.poll_read_ready(cx))?
+            }
             read => return Poll::Ready(read),
         }
     }
 }
 
 impl AsyncWrite for ClientStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[io::IoSlice::new(buf)])
     }
 
@@ -143,7 +163,9 @@ impl AsyncWrite for ClientStream {
         ready!(self.poll_rest(cx))?;
         loop {
             match self.socket.try_write_vectored(bufs) {
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => ready!(self.socket.poll_write_ready(cx))?,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.socket.poll_write_ready(cx))?
+                }
                 written => return Poll::Ready(written),
             }
         }

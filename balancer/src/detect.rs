@@ -14,7 +14,7 @@ const FIRST_READ: usize = 2048;
 
 /// A protocol and the bytes that gave it away.
 #[derive(Debug)]
-pub enum Spoken {
+pub(crate) enum Spoken {
     Http1(Bytes),
     Http2(Bytes),
     Tls(Bytes),
@@ -22,7 +22,7 @@ pub enum Spoken {
 }
 
 #[derive(Debug, Error)]
-pub enum DetectError {
+pub(crate) enum DetectError {
     #[error("the client said nothing recognisable in time")]
     Slow,
     #[error("the client closed the connection before it said what it speaks")]
@@ -35,10 +35,17 @@ pub enum DetectError {
 ///
 /// # Errors
 /// When the client closes, fails or dawdles before it has said what it speaks.
-pub async fn detect(client: &ClientConnection, stream: &mut TcpStream) -> Result<Spoken, DetectError> {
+pub(crate) async fn detect(
+    client: &ClientConnection,
+    stream: &mut TcpStream,
+) -> Result<Spoken, DetectError> {
     let policy = &client.listener().policy;
     let is_http = policy.protocol == ListenerProtocol::Http;
-    let timeout = if is_http { policy.request_head_timeout } else { policy.detect_timeout };
+    let timeout = if is_http {
+        policy.request_head_timeout
+    } else {
+        policy.detect_timeout
+    };
     let mut first = BytesMut::with_capacity(FIRST_READ);
     match tokio::time::timeout(timeout, read_preface(stream, &mut first)).await {
         Ok(spoken) => Ok(spoken?(first.freeze())),
@@ -47,7 +54,10 @@ pub async fn detect(client: &ClientConnection, stream: &mut TcpStream) -> Result
     }
 }
 
-async fn read_preface(stream: &mut TcpStream, first: &mut BytesMut) -> Result<fn(Bytes) -> Spoken, DetectError> {
+async fn read_preface(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+) -> Result<fn(Bytes) -> Spoken, DetectError> {
     loop {
         if stream.read_buf(first).await? == 0 {
             return Err(DetectError::Closed);

@@ -1,6 +1,6 @@
 //! Carries an exchange to a node and back.
 
-pub mod body;
-pub mod http;
-pub mod tcp;
-pub mod upgrade;
+pub(crate) mod body;
+pub(crate) mod http;
+pub(crate) mod tcp;
+pub(crate) mod upgrade;

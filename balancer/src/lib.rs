@@ -24,17 +24,17 @@ pub mod app;
 
 mod accept;
 mod detect;
-mod route;
-mod pick;
-mod forward;
 mod dial;
+mod forward;
 mod observe;
+mod pick;
 mod rescue;
+mod route;
 
-mod watch;
+mod admin;
 mod probe;
 mod resolve;
-mod admin;
+mod watch;
 
 mod client_stream;
 mod lifeline;

@@ -17,20 +17,20 @@ use atomic_waker::AtomicWaker;
 use slab::Slab;
 
 /// How often a core looks at its connections; a timeout is late by at most this.
-pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a connection may do what.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// From the first byte of a request's head to its last.
-    pub head: Duration,
+    pub(crate) head: Duration,
     /// Without a request, or for a tunnel without a byte.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
 }
 
 /// What a connection has been told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     Live,
     /// Finish what is under way, take nothing new.
     Drain,
@@ -39,7 +39,7 @@ pub enum Order {
 }
 
 #[derive(Debug)]
-pub struct Lifeline {
+pub(crate) struct Lifeline {
     epoch: Instant,
     head: Duration,
     /// An idle HTTP/2 connection is told so before it is closed; HTTP/1 has no way to say it.
@@ -54,24 +54,24 @@ pub struct Lifeline {
 
 impl Lifeline {
     /// One request has begun.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.in_head.store(false, Relaxed);
         self.exchanges.fetch_add(1, Relaxed);
     }
 
     /// One exchange has ended, at `now`.
-    pub fn end(&self, now: Instant) {
+    pub(crate) fn end(&self, now: Instant) {
         self.touch(now);
         self.exchanges.fetch_sub(1, Relaxed);
     }
 
     /// The connection showed life, at `now`.
-    pub fn touch(&self, now: Instant) {
+    pub(crate) fn touch(&self, now: Instant) {
         self.since_ms.store(self.ms(now), Relaxed);
     }
 
     /// Bytes came that may be the beginning of a request's head.
-    pub fn hear(&self) {
+    pub(crate) fn hear(&self) {
         let may_begin = self.exchanges.load(Relaxed) == 0 && !self.says_goodbye.load(Relaxed);
         if may_begin && !self.in_head.swap(true, Relaxed) {
             self.touch(Instant::now());
@@ -79,23 +79,23 @@ impl Lifeline {
     }
 
     /// The connection speaks a protocol with a way to say that it is about to end.
-    pub fn says_goodbye(&self) {
+    pub(crate) fn says_goodbye(&self) {
         self.says_goodbye.store(true, Relaxed);
         self.in_head.store(false, Relaxed);
     }
 
     /// From here on the connection is a tunnel, with a patience of its own.
-    pub fn becomes_tunnel(&self, idle: Duration) {
+    pub(crate) fn becomes_tunnel(&self, idle: Duration) {
         self.in_head.store(false, Relaxed);
         self.idle_ms.store(idle.as_millis() as u64, Relaxed);
         self.touch(Instant::now());
     }
 
-    pub fn is_in_head(&self) -> bool {
+    pub(crate) fn is_in_head(&self) -> bool {
         self.in_head.load(Relaxed)
     }
 
-    pub fn order(&self) -> Order {
+    pub(crate) fn order(&self) -> Order {
         match self.order.load(Relaxed) {
             0 => Order::Live,
             1 => Order::Drain,
@@ -104,12 +104,12 @@ impl Lifeline {
     }
 
     /// Orders only ever become stricter.
-    pub fn give(&self, order: Order) {
+    pub(crate) fn give(&self, order: Order) {
         self.order.fetch_max(order as u8, Relaxed);
         self.waker.wake();
     }
 
-    pub fn register(&self, waker: &Waker) {
+    pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
@@ -133,20 +133,20 @@ impl Lifeline {
 
 /// All connections of one core.
 #[derive(Debug)]
-pub struct Lifelines {
+pub(crate) struct Lifelines {
     epoch: Instant,
     held: Mutex<Slab<Arc<Lifeline>>>,
 }
 
 impl Lifelines {
-    pub fn new(epoch: Instant) -> Arc<Self> {
+    pub(crate) fn new(epoch: Instant) -> Arc<Self> {
         Arc::new(Self {
             epoch,
             held: Mutex::default(),
         })
     }
 
-    pub fn hold(self: &Arc<Self>, patience: Patience) -> Held {
+    pub(crate) fn hold(self: &Arc<Self>, patience: Patience) -> Held {
         let lifeline = Arc::new(Lifeline {
             epoch: self.epoch,
             head: patience.head,
@@ -167,13 +167,13 @@ impl Lifelines {
         }
     }
 
-    pub fn sweep(&self, now: Instant) {
+    pub(crate) fn sweep(&self, now: Instant) {
         for (_, lifeline) in self.lock().iter() {
             lifeline.sweep(now);
         }
     }
 
-    pub fn tell_all(&self, order: Order) {
+    pub(crate) fn tell_all(&self, order: Order) {
         for (_, lifeline) in self.lock().iter() {
             lifeline.give(order);
         }
@@ -186,8 +186,8 @@ impl Lifelines {
 
 /// A connection's place among those of its core; dropping it ends the watch over it.
 #[derive(Debug)]
-pub struct Held {
-    pub lifeline: Arc<Lifeline>,
+pub(crate) struct Held {
+    pub(crate) lifeline: Arc<Lifeline>,
     place: usize,
     among: Arc<Lifelines>,
 }

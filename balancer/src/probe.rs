@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::{config::ProbeKind, net};
 
 #[derive(Debug, Error)]
-pub enum ProbeError {
+pub(crate) enum ProbeError {
     #[error("connecting: {0}")]
     Connect(#[from] io::Error),
     #[error("asking: {0}")]
@@ -26,7 +26,11 @@ pub enum ProbeError {
 
 /// # Errors
 /// When the endpoint does not answer as wanted within `timeout`.
-pub async fn probe(address: SocketAddr, kind: &ProbeKind, timeout: Duration) -> Result<(), ProbeError> {
+pub(crate) async fn probe(
+    address: SocketAddr,
+    kind: &ProbeKind,
+    timeout: Duration,
+) -> Result<(), ProbeError> {
     let asked = async {
         match kind {
             // An endpoint that is not probed regularly is still asked when somebody could not reach it.
@@ -44,7 +48,8 @@ pub async fn probe(address: SocketAddr, kind: &ProbeKind, timeout: Duration) -> 
 
 async fn ask(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), ProbeError> {
     let stream = net::connect(address, timeout).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let request = Request::get(path)
         .header(header::HOST, address.to_string())
@@ -55,5 +60,9 @@ async fn ask(address: SocketAddr, path: &str, timeout: Duration) -> Result<(), P
     driver.abort();
     let status = answered?.status();
     let is_well = status.is_success() || status.is_redirection();
-    if is_well { Ok(()) } else { Err(ProbeError::Status(status)) }
+    if is_well {
+        Ok(())
+    } else {
+        Err(ProbeError::Status(status))
+    }
 }

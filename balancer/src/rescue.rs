@@ -29,11 +29,12 @@ const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
 
 /// The last word to a client that took too long over its head (RFC 9110 §15.5.9).
-pub const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+pub(crate) const HEAD_TOO_SLOW: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Why an exchange failed before an answer of a node began.
 #[derive(Debug, Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
     #[error("connect is not allowed here")]
@@ -53,7 +54,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn ended(&self) -> Ended {
+    pub(crate) fn ended(&self) -> Ended {
         match self {
             Self::BadRequest(_) | Self::ConnectRefused => Ended::BadRequest,
             Self::NoRoute(_) => Ended::NoRoute,
@@ -97,9 +98,17 @@ impl Failure {
 }
 
 /// Turns a failure into the client's answer and the exchange's end.
-pub fn rescue(failure: &Failure, asks_grpc: bool, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+pub(crate) fn rescue(
+    failure: &Failure,
+    asks_grpc: bool,
+    mut exchange: Box<Exchange>,
+) -> Response<ResponseBody> {
     tracing::debug!(client = %exchange.client().address(), %failure, "an exchange failed");
-    let (status, text, headers) = if asks_grpc { grpc(failure) } else { problem(failure) };
+    let (status, text, headers) = if asks_grpc {
+        grpc(failure)
+    } else {
+        problem(failure)
+    };
     exchange.answered(failure.status());
     exchange.end(failure.ended());
     let mut response = Response::new(ResponseBody::own(text, exchange));
@@ -113,12 +122,18 @@ fn problem(failure: &Failure) -> (StatusCode, Bytes, HeaderMap) {
     let status = failure.status();
     let body = serde_json::json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": failure.reason() });
     let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        headers.insert(
+            header::ALLOW,
+            HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        );
     }
     (status, Bytes::from(body.to_string()), headers)
 }
@@ -126,8 +141,14 @@ fn problem(failure: &Failure) -> (StatusCode, Bytes, HeaderMap) {
 /// A gRPC answer of trailers only: the status is in the head, whose HTTP status is 200.
 fn grpc(failure: &Failure) -> (StatusCode, Bytes, HeaderMap) {
     let mut headers = HeaderMap::with_capacity(3);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static(failure.grpc_status()));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/grpc"),
+    );
+    headers.insert(
+        "grpc-status",
+        HeaderValue::from_static(failure.grpc_status()),
+    );
     if let Ok(reason) = HeaderValue::from_str(&failure.reason()) {
         headers.insert("grpc-message", reason);
     }
@@ -135,18 +156,18 @@ fn grpc(failure: &Failure) -> (StatusCode, Bytes, HeaderMap) {
 }
 
 /// Over the limit: HTTP is told when to come back, anything else is reset.
-pub fn refuse_connection(stream: &TcpStream, protocol: ListenerProtocol) {
+pub(crate) fn refuse_connection(stream: &TcpStream, protocol: ListenerProtocol) {
     let told = protocol == ListenerProtocol::Http && stream.try_write(FULL).is_ok();
     if !told {
         net::reset_on_close(stream);
     }
 }
 
-pub async fn refuse_opaque(stream: TcpStream) {
+pub(crate) async fn refuse_opaque(stream: TcpStream) {
     say_and_close(stream, NOT_HTTP).await;
 }
 
-pub async fn refuse_tls(stream: TcpStream) {
+pub(crate) async fn refuse_tls(stream: TcpStream) {
     say_and_close(stream, TLS_ALERT).await;
 }
 
@@ -177,15 +198,24 @@ mod tests {
     #[test]
     fn the_text_for_strangers_has_the_length_it_says() {
         let text = std::str::from_utf8(NOT_HTTP).expect("it is ASCII");
-        let (_, body) = text.split_once("\r\n\r\n").expect("a head ends with an empty line");
-        assert!(text.contains(&format!("content-length: {}\r\n", body.len())), "{} bytes", body.len());
+        let (_, body) = text
+            .split_once("\r\n\r\n")
+            .expect("a head ends with an empty line");
+        assert!(
+            text.contains(&format!("content-length: {}\r\n", body.len())),
+            "{} bytes",
+            body.len()
+        );
     }
 
     #[test]
     fn what_a_client_reads_names_nobody_inside() {
         let refused = std::io::Error::other("10.0.0.7:8000 refused");
         let failure = Failure::Unreachable(DialError::Connect(refused));
-        assert!(failure.to_string().contains("10.0.0.7"), "the log must have the cause");
+        assert!(
+            failure.to_string().contains("10.0.0.7"),
+            "the log must have the cause"
+        );
         assert_eq!(failure.reason(), "no node could be reached");
     }
 }

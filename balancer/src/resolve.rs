@@ -20,17 +20,17 @@ const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
 #[error("the system's name servers: {0}")]
-pub struct ResolverError(#[from] NetError);
+pub(crate) struct ResolverError(#[from] NetError);
 
 /// A name's addresses, and for how long they are worth believing.
-pub struct Resolved {
-    pub addresses: Vec<SocketAddr>,
-    pub refresh_after: Duration,
+pub(crate) struct Resolved {
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) refresh_after: Duration,
 }
 
 /// # Errors
 /// When no name server is configured and the system's configuration cannot be read.
-pub fn resolver(config: &DnsConfig) -> Result<TokioResolver, ResolverError> {
+pub(crate) fn resolver(config: &DnsConfig) -> Result<TokioResolver, ResolverError> {
     let mut builder = if config.servers.is_empty() {
         TokioResolver::builder_tokio()?
     } else {
@@ -53,10 +53,18 @@ pub fn resolver(config: &DnsConfig) -> Result<TokioResolver, ResolverError> {
 ///
 /// # Errors
 /// When the name cannot be resolved.
-pub async fn resolve(resolver: &TokioResolver, config: &DnsConfig) -> Result<Resolved, NetError> {
+pub(crate) async fn resolve(
+    resolver: &TokioResolver,
+    config: &DnsConfig,
+) -> Result<Resolved, NetError> {
     let answer = resolver.lookup_ip(config.name.as_str()).await?;
-    let addresses: BTreeSet<SocketAddr> = answer.iter().map(|ip| SocketAddr::new(ip, config.port)).collect();
-    let lives = answer.valid_until().saturating_duration_since(Instant::now());
+    let addresses: BTreeSet<SocketAddr> = answer
+        .iter()
+        .map(|ip| SocketAddr::new(ip, config.port))
+        .collect();
+    let lives = answer
+        .valid_until()
+        .saturating_duration_since(Instant::now());
     Ok(Resolved {
         addresses: addresses.into_iter().collect(),
         refresh_after: lives.clamp(REFRESH_MIN, config.refresh_max.max(REFRESH_MIN)),

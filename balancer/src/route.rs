@@ -9,17 +9,20 @@ use crate::{accept::ClientConnection, pick::Service, worker::Target};
 
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[error("no route matches the host and path")]
-pub struct NoRoute;
+pub(crate) struct NoRoute;
 
 /// A request whose way is known.
-pub struct Routed<'a> {
-    pub target: &'a Target,
-    pub service: &'a Arc<Service>,
+pub(crate) struct Routed<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) service: &'a Arc<Service>,
 }
 
 /// # Errors
 /// When no route of the listener matches.
-pub fn route<'a>(client: &'a ClientConnection, parts: &Parts) -> Result<Routed<'a>, NoRoute> {
+pub(crate) fn route<'a>(
+    client: &'a ClientConnection,
+    parts: &Parts,
+) -> Result<Routed<'a>, NoRoute> {
     let worker = client.worker();
     let host = host(parts).unwrap_or_default();
     let target = worker
@@ -33,7 +36,7 @@ pub fn route<'a>(client: &'a ClientConnection, parts: &Parts) -> Result<Routed<'
 }
 
 /// The request's host: the target's goes before the field's (RFC 9112 §3.2.2).
-pub fn host(parts: &Parts) -> Option<&str> {
+pub(crate) fn host(parts: &Parts) -> Option<&str> {
     match parts.uri.authority() {
         Some(authority) => Some(authority.as_str()),
         None => parts.headers.get(http::header::HOST)?.to_str().ok(),

@@ -17,7 +17,10 @@ use balancer_core::{
     name::NodeId,
     recall::{self, Recall},
 };
-use registry::{Announcement, BalancerRecord, Event as RegistryEvent, NodeRecord, NodeState, Registry, Revision, Watch};
+use registry::{
+    Announcement, BalancerRecord, Event as RegistryEvent, NodeRecord, NodeState, Registry,
+    Revision, Watch,
+};
 use serde::Serialize;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, oneshot},
@@ -46,9 +49,16 @@ const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
 /// All that can wake the view.
 enum Event {
     Registry(RegistryEvent<NodeRecord>),
-    Probed { service: ServiceIdx, endpoint: Arc<Endpoint>, ok: bool },
+    Probed {
+        service: ServiceIdx,
+        endpoint: Arc<Endpoint>,
+        ok: bool,
+    },
     Suspected(Suspicion),
-    Resolved { service: ServiceIdx, addresses: Vec<std::net::SocketAddr> },
+    Resolved {
+        service: ServiceIdx,
+        addresses: Vec<std::net::SocketAddr>,
+    },
     Asked(Question),
     /// A core has applied what it was sent.
     Applied,
@@ -57,47 +67,47 @@ enum Event {
 }
 
 /// What the admin API wants to know.
-pub enum Question {
+pub(crate) enum Question {
     Standings(oneshot::Sender<Vec<Standing>>),
     Status(oneshot::Sender<ViewStatus>),
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub struct ViewStatus {
+pub(crate) struct ViewStatus {
     /// Whether the list of nodes comes from anywhere yet: the registry, the snapshot, or the configuration alone.
-    pub has_view: bool,
-    pub registry: Option<RegistryStatus>,
+    pub(crate) has_view: bool,
+    pub(crate) registry: Option<RegistryStatus>,
 }
 
 #[derive(Debug, Clone, Serialize)]
-pub struct RegistryStatus {
-    pub connected: bool,
-    pub revision: u64,
+pub(crate) struct RegistryStatus {
+    pub(crate) connected: bool,
+    pub(crate) revision: u64,
     /// The newest revision whose changes every core has applied.
-    pub applied_revision: u64,
-    pub staleness_ms: u64,
+    pub(crate) applied_revision: u64,
+    pub(crate) staleness_ms: u64,
 }
 
 /// One core's ends of the channels between it and the view.
-pub struct Core {
-    pub batches: mpsc::Sender<Arc<Batch>>,
-    pub applied: Arc<Applied>,
+pub(crate) struct Core {
+    pub(crate) batches: mpsc::Sender<Arc<Batch>>,
+    pub(crate) applied: Arc<Applied>,
 }
 
-pub struct ViewStart {
-    pub config: Arc<Config>,
-    pub registry: Option<Registry>,
-    pub membership: Membership,
-    pub cores: Vec<Core>,
-    pub suspicions: mpsc::Receiver<Suspicion>,
-    pub questions: mpsc::Receiver<Question>,
+pub(crate) struct ViewStart {
+    pub(crate) config: Arc<Config>,
+    pub(crate) registry: Option<Registry>,
+    pub(crate) membership: Membership,
+    pub(crate) cores: Vec<Core>,
+    pub(crate) suspicions: mpsc::Receiver<Suspicion>,
+    pub(crate) questions: mpsc::Receiver<Question>,
     /// Shared with every core's `Applied`.
-    pub applied_changed: Arc<Notify>,
-    pub service_metrics: Vec<ServiceMetrics>,
-    pub metrics: ViewMetrics,
-    pub incarnation: u64,
+    pub(crate) applied_changed: Arc<Notify>,
+    pub(crate) service_metrics: Vec<ServiceMetrics>,
+    pub(crate) metrics: ViewMetrics,
+    pub(crate) incarnation: u64,
     /// The entry's address, for other parts of the cluster to read.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 struct View {
@@ -118,7 +128,7 @@ struct View {
 }
 
 /// Runs until `leave` fires, then takes the balancer's record out of the registry.
-pub async fn run(start: ViewStart, mut leave: oneshot::Receiver<()>) {
+pub(crate) async fn run(start: ViewStart, mut leave: oneshot::Receiver<()>) {
     let mut view = View::new(start);
     view.begin();
     view.obey().await;
@@ -164,7 +174,10 @@ impl View {
         if self.watch.is_some()
             && let Some(recall) = self.snapshot.read()
         {
-            tracing::info!(nodes = recall.nodes.len(), "recalled the nodes of the last run");
+            tracing::info!(
+                nodes = recall.nodes.len(),
+                "recalled the nodes of the last run"
+            );
             self.has_view = true;
             self.start.membership.handle_recall(now, recall.nodes);
         }
@@ -177,7 +190,10 @@ impl View {
         use crate::config::Discover;
         match &self.start.config.services[service.0].discover {
             Discover::Registry => {}
-            Discover::Static(addresses) => self.start.membership.handle_addresses(now, service, addresses),
+            Discover::Static(addresses) => self
+                .start
+                .membership
+                .handle_addresses(now, service, addresses),
             Discover::Dns(dns) => {
                 tokio::spawn(keep_resolving(service, dns.clone(), self.reports.0.clone()));
             }
@@ -201,13 +217,22 @@ impl View {
         let now = Instant::now();
         match event {
             Event::Registry(event) => self.handle_registry(now, event),
-            Event::Probed { service, endpoint, ok } => self.handle_probed(now, service, &endpoint, ok),
+            Event::Probed {
+                service,
+                endpoint,
+                ok,
+            } => self.handle_probed(now, service, &endpoint, ok),
             Event::Suspected(suspicion) => {
                 self.start.metrics.suspicions.increment(1);
                 tracing::info!(node = %suspicion.node, "a core could not reach a node");
-                self.start.membership.handle_suspicion(now, suspicion.service, &suspicion.node);
+                self.start
+                    .membership
+                    .handle_suspicion(now, suspicion.service, &suspicion.node);
             }
-            Event::Resolved { service, addresses } => self.start.membership.handle_addresses(now, service, &addresses),
+            Event::Resolved { service, addresses } => self
+                .start
+                .membership
+                .handle_addresses(now, service, &addresses),
             Event::Asked(question) => self.answer(question),
             Event::Applied => {}
             Event::Due => self.start.membership.handle_timeout(now),
@@ -219,11 +244,17 @@ impl View {
         self.start.metrics.registry_events.increment(1);
         match event {
             RegistryEvent::Listed { revision, records } => {
-                tracing::info!(nodes = records.len(), revision = revision.0, "listed the registry");
+                tracing::info!(
+                    nodes = records.len(),
+                    revision = revision.0,
+                    "listed the registry"
+                );
                 // A registry that was restored counts anew; what was under way belongs to the old count.
                 self.under_way.clear();
                 self.has_view = true;
-                self.start.membership.handle_list(now, records.iter().map(facts).collect());
+                self.start
+                    .membership
+                    .handle_list(now, records.iter().map(facts).collect());
                 self.heard(now, revision);
             }
             RegistryEvent::Put { revision, record } => {
@@ -238,7 +269,10 @@ impl View {
             }
             RegistryEvent::Current { revision } => self.heard(now, revision),
             RegistryEvent::Lost { reason } => {
-                tracing::warn!(reason, "the registry is out of reach: keeping the last view");
+                tracing::warn!(
+                    reason,
+                    "the registry is out of reach: keeping the last view"
+                );
                 self.connected = false;
                 self.start.membership.handle_silence();
             }
@@ -246,7 +280,10 @@ impl View {
                 tracing::warn!(key, reason, "a record in the registry cannot be read");
             }
         }
-        self.start.metrics.registry_connected.set(if self.connected { 1.0 } else { 0.0 });
+        self.start
+            .metrics
+            .registry_connected
+            .set(if self.connected { 1.0 } else { 0.0 });
     }
 
     fn heard(&mut self, now: Instant, revision: Revision) {
@@ -259,8 +296,14 @@ impl View {
 
     fn handle_probed(&mut self, now: Instant, service: ServiceIdx, endpoint: &Endpoint, ok: bool) {
         let metrics = &self.start.metrics;
-        if ok { metrics.probes_ok.increment(1) } else { metrics.probes_failed.increment(1) };
-        self.start.membership.handle_probe(now, service, endpoint, ok);
+        if ok {
+            metrics.probes_ok.increment(1)
+        } else {
+            metrics.probes_failed.increment(1)
+        };
+        self.start
+            .membership
+            .handle_probe(now, service, endpoint, ok);
     }
 
     /// Carries out what the membership decided, then says which revision is applied.
@@ -312,7 +355,12 @@ impl View {
     }
 
     fn confirm(&mut self) {
-        let applied = self.start.cores.iter().map(|core| core.applied.number.load(Relaxed)).min();
+        let applied = self
+            .start
+            .cores
+            .iter()
+            .map(|core| core.applied.number.load(Relaxed))
+            .min();
         let mut newest = None;
         while let Some((batch, revision)) = self.under_way.front().copied() {
             if applied.is_some_and(|applied| applied < batch) {
@@ -330,7 +378,8 @@ impl View {
 
     /// Says in the registry how far every core of this balancer has come. Not before the first list: until then nobody should wait for it.
     fn announce(&mut self) {
-        let (Some(registry), Some(config)) = (&self.start.registry, Some(&self.start.config)) else {
+        let (Some(registry), Some(config)) = (&self.start.registry, Some(&self.start.config))
+        else {
             return;
         };
         let record = BalancerRecord {
@@ -339,7 +388,10 @@ impl View {
             applied_revision: self.applied_revision.0,
             address: self.start.address.clone(),
         };
-        let ttl = config.registry.as_ref().map_or(registry::Config::default().lease_ttl, |it| it.lease_ttl);
+        let ttl = config
+            .registry
+            .as_ref()
+            .map_or(registry::Config::default().lease_ttl, |it| it.lease_ttl);
         match &mut self.announcement {
             Some(announcement) => announcement.set(record),
             None => self.announcement = Some(registry.announce(record, ttl)),
@@ -359,7 +411,13 @@ impl View {
             }
             let ok = probed.is_ok();
             // Nobody to tell means that the view has left.
-            let _ = reports.send(Event::Probed { service, endpoint, ok }).await;
+            let _ = reports
+                .send(Event::Probed {
+                    service,
+                    endpoint,
+                    ok,
+                })
+                .await;
         });
     }
 
@@ -436,7 +494,12 @@ fn facts(record: &NodeRecord) -> NodeFacts {
     let address = |(name, text): (&String, &String)| match text.parse() {
         Ok(address) => Some((name.clone(), address)),
         Err(_) => {
-            tracing::warn!(node = record.id, service = name, text, "an announced address is not ip:port");
+            tracing::warn!(
+                node = record.id,
+                service = name,
+                text,
+                "an announced address is not ip:port"
+            );
             None
         }
     };
@@ -453,13 +516,19 @@ fn facts(record: &NodeRecord) -> NodeFacts {
 async fn keep_resolving(service: ServiceIdx, dns: DnsConfig, reports: mpsc::Sender<Event>) {
     let resolver = match resolve::resolver(&dns) {
         Ok(resolver) => resolver,
-        Err(err) => return tracing::error!(name = dns.name, %err, "a service's name cannot be resolved"),
+        Err(err) => {
+            return tracing::error!(name = dns.name, %err, "a service's name cannot be resolved");
+        }
     };
     loop {
         let pause = match resolve::resolve(&resolver, &dns).await {
             Ok(resolved) => {
                 let addresses = resolved.addresses;
-                if reports.send(Event::Resolved { service, addresses }).await.is_err() {
+                if reports
+                    .send(Event::Resolved { service, addresses })
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 resolved.refresh_after
@@ -509,7 +578,9 @@ impl Snapshot {
     }
 
     fn is_due(&self) -> bool {
-        self.outdated && self.path.is_some() && self.writing.as_ref().is_none_or(JoinHandle::is_finished)
+        self.outdated
+            && self.path.is_some()
+            && self.writing.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Writes beside the file, syncs and renames, on a thread of its own: a slow disk stops nothing.
@@ -520,7 +591,10 @@ impl Snapshot {
         self.outdated = false;
         let failures = metrics.snapshot_failures.clone();
         self.writing = Some(tokio::task::spawn_blocking(move || {
-            let saved_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+            let saved_at = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_millis() as u64;
             let text = recall::encode(&Recall { saved_at, nodes });
             if let Err(err) = replace_file(&path, &text) {
                 failures.increment(1);

@@ -24,37 +24,45 @@ use crate::{
 };
 
 /// Batches of changes that may wait for a core; past it the view waits with them.
-pub const ORDERS_WAITING: usize = 256;
+pub(crate) const ORDERS_WAITING: usize = 256;
 
 /// Suspicions that may wait to be looked into; past it they are dropped, because the next failure repeats them.
-pub const SUSPICIONS_WAITING: usize = 1024;
+pub(crate) const SUSPICIONS_WAITING: usize = 1024;
 
 /// What the view tells each core to do. All cores obey the same orders in the same sequence.
 #[derive(Debug)]
-pub enum Change {
-    Offer { service: ServiceIdx, endpoint: Arc<Endpoint> },
-    Withdraw { service: ServiceIdx, node: NodeId },
+pub(crate) enum Change {
+    Offer {
+        service: ServiceIdx,
+        endpoint: Arc<Endpoint>,
+    },
+    Withdraw {
+        service: ServiceIdx,
+        node: NodeId,
+    },
     /// An endpoint that was suspected is trusted again; who waits for one may try it.
-    Trust { service: ServiceIdx },
+    Trust {
+        service: ServiceIdx,
+    },
 }
 
 /// Changes that are applied together, and the number by which each core confirms them.
 #[derive(Debug)]
-pub struct Batch {
-    pub number: u64,
-    pub changes: Vec<Change>,
+pub(crate) struct Batch {
+    pub(crate) number: u64,
+    pub(crate) changes: Vec<Change>,
 }
 
 /// How far this core has come with the batches it was sent.
 #[derive(Debug)]
-pub struct Applied {
-    pub number: AtomicU64,
+pub(crate) struct Applied {
+    pub(crate) number: AtomicU64,
     changed: Arc<Notify>,
 }
 
 impl Applied {
     /// `changed` wakes the view; all cores share it.
-    pub fn new(changed: Arc<Notify>) -> Self {
+    pub(crate) fn new(changed: Arc<Notify>) -> Self {
         Self {
             number: AtomicU64::new(0),
             changed,
@@ -64,44 +72,44 @@ impl Applied {
 
 /// A core could not reach an endpoint.
 #[derive(Debug)]
-pub struct Suspicion {
-    pub service: ServiceIdx,
-    pub node: NodeId,
+pub(crate) struct Suspicion {
+    pub(crate) service: ServiceIdx,
+    pub(crate) node: NodeId,
 }
 
 #[derive(Debug)]
-pub struct Worker {
-    pub services: Vec<Arc<Service>>,
-    pub routes: Arc<RouteTable<Target>>,
-    pub lifelines: Arc<Lifelines>,
-    pub log: AccessLog,
-    pub stop: CancellationToken,
-    pub connections: TaskTracker,
-    pub suspicions: mpsc::Sender<Suspicion>,
-    pub rng: Mutex<Rng>,
-    pub pulse: Arc<Pulse>,
-    pub epoch: Instant,
+pub(crate) struct Worker {
+    pub(crate) services: Vec<Arc<Service>>,
+    pub(crate) routes: Arc<RouteTable<Target>>,
+    pub(crate) lifelines: Arc<Lifelines>,
+    pub(crate) log: AccessLog,
+    pub(crate) stop: CancellationToken,
+    pub(crate) connections: TaskTracker,
+    pub(crate) suspicions: mpsc::Sender<Suspicion>,
+    pub(crate) rng: Mutex<Rng>,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) epoch: Instant,
 }
 
 /// Where a route leads.
 #[derive(Debug, Clone)]
-pub struct Target {
-    pub route: Arc<str>,
-    pub service: usize,
+pub(crate) struct Target {
+    pub(crate) route: Arc<str>,
+    pub(crate) service: usize,
 }
 
 /// What a core is started with.
-pub struct Start {
-    pub worker: Worker,
-    pub listeners: Vec<(Arc<Listener>, std::net::TcpListener)>,
-    pub batches: mpsc::Receiver<Arc<Batch>>,
-    pub applied: Arc<Applied>,
-    pub leave: oneshot::Receiver<Duration>,
+pub(crate) struct Start {
+    pub(crate) worker: Worker,
+    pub(crate) listeners: Vec<(Arc<Listener>, std::net::TcpListener)>,
+    pub(crate) batches: mpsc::Receiver<Arc<Batch>>,
+    pub(crate) applied: Arc<Applied>,
+    pub(crate) leave: oneshot::Receiver<Duration>,
 }
 
 impl Worker {
     /// Tells the others that `service`'s endpoint could not be reached; only the first to notice does.
-    pub fn suspect(&self, service: &Service, endpoint: &Endpoint) {
+    pub(crate) fn suspect(&self, service: &Service, endpoint: &Endpoint) {
         if endpoint.suspect() {
             let suspicion = Suspicion {
                 service: ServiceIdx(service.idx),
@@ -114,7 +122,7 @@ impl Worker {
         }
     }
 
-    pub fn with_rng<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
+    pub(crate) fn with_rng<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -123,7 +131,7 @@ impl Worker {
 ///
 /// # Errors
 /// When the runtime cannot be built or a socket cannot be adopted.
-pub fn run(start: Start) -> io::Result<()> {
+pub(crate) fn run(start: Start) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // The default polls sockets every 61 tasks: under load that batches better than it delays.
@@ -135,7 +143,9 @@ async fn live(start: Start) -> io::Result<()> {
     let worker = Arc::new(start.worker);
     for (listener, socket) in start.listeners {
         let socket = net::adopt(socket)?;
-        worker.connections.spawn(accept::accept_all(worker.clone(), listener, socket));
+        worker
+            .connections
+            .spawn(accept::accept_all(worker.clone(), listener, socket));
     }
     tokio::spawn(obey(worker.clone(), start.batches, start.applied));
     let sweeper = tokio::spawn(sweep(worker.clone()));
@@ -186,8 +196,14 @@ async fn leave(worker: &Worker, deadline: Duration) {
     worker.stop.cancel();
     worker.connections.close();
     worker.lifelines.tell_all(Order::Drain);
-    if tokio::time::timeout(deadline, worker.connections.wait()).await.is_err() {
-        tracing::warn!(left = worker.connections.len(), "the drain deadline has come: cutting what is left");
+    if tokio::time::timeout(deadline, worker.connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            left = worker.connections.len(),
+            "the drain deadline has come: cutting what is left"
+        );
         worker.lifelines.tell_all(Order::Cut);
         worker.connections.wait().await;
     }

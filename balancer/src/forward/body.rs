@@ -23,7 +23,7 @@ use crate::{
 
 /// From the client to the node.
 #[derive(Debug)]
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     progress: Option<Arc<Progress>>,
     /// Closed until the node says `100 Continue` to a client that waits for it, or has kept it waiting for long enough.
@@ -32,23 +32,23 @@ pub struct RequestBody {
 
 /// How far a request's body has come, for those who do not hold it.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     bytes: AtomicU64,
     done: AtomicBool,
 }
 
 impl Progress {
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.done.load(Relaxed)
     }
 }
 
 impl RequestBody {
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             incoming: None,
             progress: None,
@@ -56,7 +56,7 @@ impl RequestBody {
         }
     }
 
-    pub fn streaming(incoming: Incoming, progress: Arc<Progress>) -> Self {
+    pub(crate) fn streaming(incoming: Incoming, progress: Arc<Progress>) -> Self {
         Self {
             incoming: Some(incoming),
             progress: Some(progress),
@@ -65,7 +65,7 @@ impl RequestBody {
     }
 
     /// Holds the body back until the gate's other end fires or is dropped, for `patience` at most.
-    pub fn wait_for(&mut self, gate: oneshot::Receiver<()>, patience: Duration) {
+    pub(crate) fn wait_for(&mut self, gate: oneshot::Receiver<()>, patience: Duration) {
         self.gate = Some(Box::pin(tokio::time::timeout(patience, gate)));
     }
 }
@@ -86,11 +86,13 @@ impl Body for RequestBody {
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
-        let frame = ready!(Pin::new(incoming).poll_frame(cx));
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         let is_over = !matches!(frame, Some(Ok(_))) || incoming.is_end_stream();
         if let Some(progress) = &self.progress {
             let data = frame.as_ref().and_then(|it| it.as_ref().ok()?.data_ref());
-            progress.bytes.fetch_add(data.map_or(0, |it| it.len() as u64), Relaxed);
+            progress
+                .bytes
+                .fetch_add(data.map_or(0, |it| it.len() as u64), Relaxed);
             progress.done.fetch_or(is_over, Relaxed);
         }
         Poll::Ready(frame)
@@ -109,7 +111,7 @@ impl Body for RequestBody {
 
 /// From the node, or from this balancer, to the client. Its end is the end of the exchange.
 #[derive(Debug)]
-pub struct ResponseBody {
+pub(crate) struct ResponseBody {
     source: Source,
     /// Absent where the exchange goes on as a tunnel.
     exchange: Option<Box<Exchange>>,
@@ -127,7 +129,7 @@ enum Source {
 
 impl ResponseBody {
     /// An answer of the balancer's own.
-    pub fn own(text: Bytes, exchange: Box<Exchange>) -> Self {
+    pub(crate) fn own(text: Bytes, exchange: Box<Exchange>) -> Self {
         let text = (!text.is_empty()).then_some(text);
         Self {
             source: Source::Own(text),
@@ -136,14 +138,19 @@ impl ResponseBody {
     }
 
     /// No body, and not the end either: the connection becomes a tunnel.
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             source: Source::Own(None),
             exchange: None,
         }
     }
 
-    pub fn of_node(incoming: Incoming, lease: Lease, connection: Connection, exchange: Box<Exchange>) -> Self {
+    pub(crate) fn of_node(
+        incoming: Incoming,
+        lease: Lease,
+        connection: Connection,
+        exchange: Box<Exchange>,
+    ) -> Self {
         let source = Source::Node {
             incoming,
             lent: Some((lease, connection)),
@@ -184,13 +191,17 @@ impl Body for ResponseBody {
         let this = &mut *self;
         let (frame, lent) = match &mut this.source {
             Source::Own(text) => (text.take().map(|text| Ok(Frame::data(text))), None),
-            Source::Node { incoming, lent } => (ready!(Pin::new(incoming).poll_frame(cx)), Some(lent)),
+            Source::Node { incoming, lent } => {
+                (ready!(Pin::new(incoming).poll_frame(cx)), Some(lent))
+            }
         };
         let Some(exchange) = &mut this.exchange else {
             return Poll::Ready(frame);
         };
         match (&frame, lent) {
-            (Some(Ok(frame)), _) => exchange.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+            (Some(Ok(frame)), _) => {
+                exchange.sent += frame.data_ref().map_or(0, |data| data.len() as u64)
+            }
             (Some(Err(_)), _) => exchange.end(Ended::NodeCut),
             (None, Some(lent)) => complete(lent, Some(exchange)),
             (None, None) => {}

@@ -11,7 +11,6 @@ use std::{
 
 use balancer_core::{
     forwarded::{self, Wire, check_request},
-    load::Nanos,
     name::NodeId,
     retry::{self, Replay},
 };
@@ -35,7 +34,7 @@ use crate::{
     client_stream::{ClientStream, SideDoor},
     config::UpstreamProtocol,
     dial::Connection,
-    observe::{Ended, Exchange, Line},
+    observe::{Exchange, Line},
     pick::{Lease, Service},
     rescue::{Failure, HEAD_TOO_SLOW, rescue},
     route::{self, route},
@@ -47,7 +46,7 @@ const CLIENT_STREAMS_MAX: u32 = 256;
 /// How long a client that waits for `100 Continue` is made to wait for a node that does not say it (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-pub async fn serve_http1(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes) {
+pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes) {
     let policy = &client.listener().policy;
     let lifeline = client.lifeline().clone();
     let stream = ClientStream::new(Arc::new(stream), first, lifeline.clone());
@@ -61,8 +60,13 @@ pub async fn serve_http1(client: Arc<ClientConnection>, stream: TcpStream, first
         .max_header_size(policy.max_head_bytes)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    match Attended::new(connection, lifeline.clone()).run(http1::UpgradeableConnection::graceful_shutdown).await {
-        Stopped::Ended(Err(err)) => tracing::debug!(client = %client.address(), %err, "connection ended"),
+    match Attended::new(connection, lifeline.clone())
+        .run(http1::UpgradeableConnection::graceful_shutdown)
+        .await
+    {
+        Stopped::Ended(Err(err)) => {
+            tracing::debug!(client = %client.address(), %err, "connection ended")
+        }
         Stopped::Ended(Ok(())) => {}
         Stopped::Cut(connection) if lifeline.is_in_head() => {
             if let Some(parts) = Pin::into_inner(connection).into_parts() {
@@ -73,7 +77,7 @@ pub async fn serve_http1(client: Arc<ClientConnection>, stream: TcpStream, first
     }
 }
 
-pub async fn serve_http2(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes) {
+pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes) {
     let policy = &client.listener().policy;
     let lifeline = client.lifeline().clone();
     lifeline.says_goodbye();
@@ -88,8 +92,13 @@ pub async fn serve_http2(client: Arc<ClientConnection>, stream: TcpStream, first
         .max_header_list_size(u32::try_from(policy.max_head_bytes).unwrap_or(u32::MAX))
         .enable_connect_protocol()
         .serve_connection(TokioIo::new(stream), service);
-    match Attended::new(connection, lifeline).run(http2::Connection::graceful_shutdown).await {
-        Stopped::Ended(Err(err)) => tracing::debug!(client = %client.address(), %err, "connection ended"),
+    match Attended::new(connection, lifeline)
+        .run(http2::Connection::graceful_shutdown)
+        .await
+    {
+        Stopped::Ended(Err(err)) => {
+            tracing::debug!(client = %client.address(), %err, "connection ended")
+        }
         Stopped::Ended(Ok(())) | Stopped::Cut(_) => {}
     }
 }
@@ -113,20 +122,20 @@ async fn exchange(
 }
 
 /// How a walk can end well.
-enum Forwarded {
+pub(crate) enum Forwarded {
     Answered(Answer),
     Switched(upgrade::Switched),
 }
 
 /// A node's answer whose body is still to come.
-pub struct Answer {
-    pub response: Response<Incoming>,
-    pub lease: Lease,
-    pub connection: Connection,
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+    pub(crate) connection: Connection,
 }
 
 impl Answer {
-    pub fn into_response(self, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    pub(crate) fn into_response(self, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         let (mut parts, incoming) = self.response.into_parts();
         forwarded::response(&mut parts);
         exchange.answered(parts.status);
@@ -156,8 +165,12 @@ async fn walk(
         return Err(Failure::ConnectRefused);
     }
     let wire = wire(routed.service, parts.version);
-    let id = client.worker().with_rng(|rng| client.hop.request(&mut parts, forwarded::Exchange::Plain, rng));
-    exchange.note(|line| line.request_id = Some(id.into_value()));
+    let id = client.worker().with_rng(|rng| {
+        client
+            .hop
+            .request(&mut parts, forwarded::Exchange::Plain, rng)
+    });
+    exchange.note(|line| line.request_id = Some(id.into()));
     forwarded::aim(&mut parts, wire)?;
     let request = outgoing(parts, incoming, side_door, wire, exchange);
     let answer = send(client, routed.service, request, wire, exchange).await?;
@@ -205,7 +218,11 @@ struct Outgoing {
 }
 
 /// Forwards 1xx answers, and holds the body of a client that waits for one of them until the node has spoken.
-fn hear_forerunners(request: &mut Request<RequestBody>, side_door: Option<Arc<SideDoor>>, waits: bool) {
+fn hear_forerunners(
+    request: &mut Request<RequestBody>,
+    side_door: Option<Arc<SideDoor>>,
+    waits: bool,
+) {
     let mut opener = None;
     if waits && !request.body().is_end_stream() {
         let (open, gate) = oneshot::channel();
@@ -250,7 +267,10 @@ async fn send(
     wire: Wire,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    let Outgoing { mut request, progress } = outgoing;
+    let Outgoing {
+        mut request,
+        progress,
+    } = outgoing;
     service.budget.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     let mut tries = 0;
@@ -293,7 +313,11 @@ fn may_retry(service: &Service) -> bool {
 
 /// A second copy of a request that may be sent twice even if a node has seen it.
 fn spare(request: &Request<RequestBody>, is_whole: bool) -> Option<Request<RequestBody>> {
-    let replay = if is_whole { Replay::Whole } else { Replay::WhileUntouched };
+    let replay = if is_whole {
+        Replay::Whole
+    } else {
+        Replay::WhileUntouched
+    };
     retry::is_safe(retry::Failure::Sent, request.method(), replay).then(|| {
         let mut copy = Request::new(RequestBody::empty());
         *copy.method_mut() = request.method().clone();
@@ -344,7 +368,12 @@ async fn attempt(
             });
         }
     };
-    let sent = within(service.policy.response_head_timeout, progress, connection.send(request)).await;
+    let sent = within(
+        service.policy.response_head_timeout,
+        progress,
+        connection.send(request),
+    )
+    .await;
     match sent {
         Some(Ok(response)) => {
             let latency = lease.answered();
@@ -375,7 +404,11 @@ async fn attempt(
 }
 
 /// Waits for `answer` as long as the client's body still flows, and `timeout` from then on (at most twice that).
-async fn within<T>(timeout: Duration, progress: Option<&Progress>, answer: impl Future<Output = T>) -> Option<T> {
+async fn within<T>(
+    timeout: Duration,
+    progress: Option<&Progress>,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
     let mut answer = std::pin::pin!(answer);
     loop {
         let was_done = progress.is_none_or(Progress::is_done);

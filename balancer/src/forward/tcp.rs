@@ -37,14 +37,21 @@ thread_local! {
 }
 
 /// Relays an opaque client connection to a node of the service, and counts it as one exchange.
-pub async fn forward(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes, service: usize) {
+pub(crate) async fn forward(
+    client: Arc<ClientConnection>,
+    stream: TcpStream,
+    first: Bytes,
+    service: usize,
+) {
     let service = client.worker().services[service].clone();
     let began = Instant::now();
     service.metrics.active.increment(1.0);
     let ended = match connect(&client, &stream, &service).await {
         Ok((node, lease, header)) => {
             let first = [header.as_slice(), &first].concat().into();
-            client.lifeline().becomes_tunnel(service.policy.tunnel_idle_timeout);
+            client
+                .lifeline()
+                .becomes_tunnel(service.policy.tunnel_idle_timeout);
             let relay = Relay::new(&stream, &node, first, Bytes::new());
             let ended = relay.run(client.lifeline()).await;
             drop(lease);
@@ -61,7 +68,11 @@ pub async fn forward(client: Arc<ClientConnection>, stream: TcpStream, first: By
 }
 
 /// Connects to one node after another; nothing has been sent yet, so every failure may be tried elsewhere.
-async fn connect(client: &ClientConnection, stream: &TcpStream, service: &Service) -> Result<(TcpStream, Lease, Vec<u8>), Failure> {
+async fn connect(
+    client: &ClientConnection,
+    stream: &TcpStream,
+    service: &Service,
+) -> Result<(TcpStream, Lease, Vec<u8>), Failure> {
     let mut tried: Vec<NodeId> = Vec::new();
     let mut tries = 0;
     loop {
@@ -101,7 +112,7 @@ fn proxy_header(service: &Service, client: SocketAddr, local: Option<SocketAddr>
 }
 
 /// Two sockets and the bytes between them.
-pub struct Relay<'a> {
+pub(crate) struct Relay<'a> {
     client: &'a TcpStream,
     node: &'a TcpStream,
     to_node: Direction,
@@ -119,7 +130,12 @@ struct Direction {
 
 impl<'a> Relay<'a> {
     /// `to_node` and `to_client` were read from the other side already.
-    pub fn new(client: &'a TcpStream, node: &'a TcpStream, to_node: Bytes, to_client: Bytes) -> Self {
+    pub(crate) fn new(
+        client: &'a TcpStream,
+        node: &'a TcpStream,
+        to_node: Bytes,
+        to_client: Bytes,
+    ) -> Self {
         let direction = |rest: Bytes| Direction {
             rest,
             ..Direction::default()
@@ -133,7 +149,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Relays until both directions have ended, one failed, or the lifeline was cut.
-    pub async fn run(mut self, lifeline: &Lifeline) -> Ended {
+    pub(crate) async fn run(mut self, lifeline: &Lifeline) -> Ended {
         let relayed = std::future::poll_fn(|cx| self.poll(cx, lifeline)).await;
         match relayed {
             Ok(ended) => ended,
@@ -163,7 +179,12 @@ impl<'a> Relay<'a> {
 }
 
 impl Direction {
-    fn poll(&mut self, cx: &mut Context<'_>, from: &TcpStream, to: &TcpStream) -> Poll<io::Result<()>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<io::Result<()>> {
         for _ in 0..ROUNDS_MAX {
             if self.done {
                 return Poll::Ready(Ok(()));
@@ -194,7 +215,12 @@ impl Direction {
     }
 
     /// Reads once and writes at once; what the other side does not take is kept.
-    fn poll_pass(&mut self, cx: &mut Context<'_>, from: &TcpStream, to: &TcpStream) -> Poll<io::Result<()>> {
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<io::Result<()>> {
         BUFFER.with_borrow_mut(|buffer| match from.try_read(buffer) {
             Ok(0) => {
                 self.read_all = true;

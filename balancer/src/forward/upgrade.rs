@@ -50,14 +50,14 @@ const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const STREAM_BUFFER_BYTES: usize = 8 << 10;
 
 /// A request to become a WebSocket.
-pub struct Wanted {
+pub(crate) struct Wanted {
     on_client: OnUpgrade,
     /// The client spoke HTTP/2: the handshake's key is made here, and this is the answer to it.
     accept: Option<String>,
 }
 
 /// A node that agreed, and the answer that says so.
-pub struct Switched {
+pub(crate) struct Switched {
     answer: Response<()>,
     tunnel: Tunnel,
 }
@@ -71,14 +71,16 @@ struct Tunnel {
 }
 
 /// Recognises a WebSocket handshake, and gives it the form that HTTP/1.1 has for it.
-pub fn wanted(parts: &mut Parts) -> Option<Wanted> {
+pub(crate) fn wanted(parts: &mut Parts) -> Option<Wanted> {
     if parts.version == Version::HTTP_2 {
         return wanted_on_http2(parts);
     }
     let asks = forwarded::Exchange::of(parts) == forwarded::Exchange::Upgrade
         && parts.method == Method::GET
         && parts.headers.get(header::UPGRADE).is_some_and(is_websocket);
-    let on_client = asks.then(|| parts.extensions.remove::<OnUpgrade>()).flatten()?;
+    let on_client = asks
+        .then(|| parts.extensions.remove::<OnUpgrade>())
+        .flatten()?;
     Some(Wanted {
         on_client,
         accept: None,
@@ -94,8 +96,12 @@ fn wanted_on_http2(parts: &mut Parts) -> Option<Wanted> {
     let key = STANDARD.encode(fastrand::u128(..).to_be_bytes());
     let accept = accept_for(&key);
     parts.method = Method::GET;
-    parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    parts
+        .headers
+        .insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    parts
+        .headers
+        .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     let key = HeaderValue::try_from(key).ok()?;
     parts.headers.insert(header::SEC_WEBSOCKET_KEY, key);
     Some(Wanted {
@@ -109,11 +115,16 @@ fn is_websocket(value: &HeaderValue) -> bool {
 }
 
 fn accept_for(key: &str) -> String {
-    STANDARD.encode(Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize())
+    STANDARD.encode(
+        Sha1::new()
+            .chain_update(key)
+            .chain_update(ACCEPT_GUID)
+            .finalize(),
+    )
 }
 
 /// Passes the handshake to a node and its answer back.
-pub async fn forward(
+pub(crate) async fn forward(
     client: &Arc<ClientConnection>,
     service: &Service,
     wanted: Wanted,
@@ -124,8 +135,12 @@ pub async fn forward(
     // A handshake has no body; one that comes all the same is not read, and would corrupt the tunnel's beginning.
     drop(incoming);
     parts.headers.remove(header::CONTENT_LENGTH);
-    let id = client.worker().with_rng(|rng| client.hop.request(&mut parts, forwarded::Exchange::Upgrade, rng));
-    exchange.note(|line| line.request_id = Some(id.into_value()));
+    let id = client.worker().with_rng(|rng| {
+        client
+            .hop
+            .request(&mut parts, forwarded::Exchange::Upgrade, rng)
+    });
+    exchange.note(|line| line.request_id = Some(id.into()));
     forwarded::aim(&mut parts, Wire::Http1)?;
     let answer = shake_hands(client, service, &parts, exchange).await?;
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -165,7 +180,11 @@ async fn shake_hands(
                 continue;
             }
         };
-        let sent = tokio::time::timeout(service.policy.response_head_timeout, connection.send(request(parts))).await;
+        let sent = tokio::time::timeout(
+            service.policy.response_head_timeout,
+            connection.send(request(parts)),
+        )
+        .await;
         return match sent {
             Ok(Ok(response)) => {
                 let latency = lease.answered();
@@ -193,9 +212,16 @@ fn request(parts: &Parts) -> Request<RequestBody> {
     request
 }
 
-fn switch(client: &Arc<ClientConnection>, service: &Service, wanted: Wanted, answer: Answer) -> Result<Forwarded, Failure> {
+fn switch(
+    client: &Arc<ClientConnection>,
+    service: &Service,
+    wanted: Wanted,
+    answer: Answer,
+) -> Result<Forwarded, Failure> {
     let Answer {
-        mut response, lease, ..
+        mut response,
+        lease,
+        ..
     } = answer;
     let on_node = hyper::upgrade::on(&mut response);
     let (mut parts, _) = response.into_parts();
@@ -213,7 +239,10 @@ fn switch(client: &Arc<ClientConnection>, service: &Service, wanted: Wanted, ans
     let idle = service.policy.tunnel_idle_timeout;
     let tunnel = Tunnel {
         client: client.clone(),
-        held: client.worker().lifelines.hold(Patience { head: idle, idle }),
+        held: client
+            .worker()
+            .lifelines
+            .hold(Patience { head: idle, idle }),
         lease,
         on_client: wanted.on_client,
         on_node,
@@ -223,7 +252,7 @@ fn switch(client: &Arc<ClientConnection>, service: &Service, wanted: Wanted, ans
 }
 
 impl Switched {
-    pub fn into_response(self, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
+    pub(crate) fn into_response(self, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         let (parts, ()) = self.answer.into_parts();
         exchange.answered(parts.status);
         let tracker = self.tunnel.client.worker().clone();
@@ -260,14 +289,21 @@ async fn relay(client: Upgraded, node: Upgraded, lifeline: &Lifeline) -> Ended {
         Ok(parts) => {
             let (socket, first) = parts.io.into_inner().into_parts();
             let from_client = [first, parts.read_buf].concat().into();
-            Relay::new(&socket, &node, from_client, from_node).run(lifeline).await
+            Relay::new(&socket, &node, from_client, from_node)
+                .run(lifeline)
+                .await
         }
         Err(stream) => relay_stream(stream, node, from_node, lifeline).await,
     }
 }
 
 /// The client is one stream among others of an HTTP/2 connection.
-async fn relay_stream(stream: Upgraded, node: TcpStream, from_node: Bytes, lifeline: &Lifeline) -> Ended {
+async fn relay_stream(
+    stream: Upgraded,
+    node: TcpStream,
+    from_node: Bytes,
+    lifeline: &Lifeline,
+) -> Ended {
     let mut stream = Watched {
         inner: TokioIo::new(stream),
         lifeline,
@@ -275,7 +311,13 @@ async fn relay_stream(stream: Upgraded, node: TcpStream, from_node: Bytes, lifel
     let mut node = std::pin::pin!(node);
     let copied = async {
         tokio::io::AsyncWriteExt::write_all(&mut stream, &from_node).await?;
-        tokio::io::copy_bidirectional_with_sizes(&mut stream, &mut *node, STREAM_BUFFER_BYTES, STREAM_BUFFER_BYTES).await
+        tokio::io::copy_bidirectional_with_sizes(
+            &mut stream,
+            &mut *node,
+            STREAM_BUFFER_BYTES,
+            STREAM_BUFFER_BYTES,
+        )
+        .await
     };
     match copied.await {
         Err(err) if err.kind() == io::ErrorKind::TimedOut => Ended::TunnelCut,
@@ -294,7 +336,11 @@ struct Watched<'a> {
 }
 
 impl AsyncRead for Watched<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.lifeline.register(cx.waker());
         if self.lifeline.order() == Order::Cut {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -306,7 +352,11 @@ impl AsyncRead for Watched<'_> {
 }
 
 impl AsyncWrite for Watched<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.lifeline.touch(std::time::Instant::now());
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
@@ -326,6 +376,9 @@ mod tests {
 
     #[test]
     fn the_answer_to_the_key_of_rfc_6455_section_1_3() {
-        assert_eq!(accept_for("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            accept_for("dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 }

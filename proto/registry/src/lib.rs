@@ -38,7 +38,19 @@ pub use watch::{Event, Watch};
 /// A moment on the registry's own clock: it grows with every change and says nothing about time.
 ///
 /// It goes back only when a registry is restored from an older state, and a watch then says [`Event::Listed`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
