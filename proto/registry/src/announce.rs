@@ -73,7 +73,7 @@ impl<R: Record> Announcement<R> {
             .await
             .is_err()
         {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

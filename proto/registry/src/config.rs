@@ -35,8 +35,8 @@ pub struct Config {
     /// three times as often. Default: `"5s"`.
     #[serde(with = "humantime_serde")]
     pub lease_ttl: Duration,
-    /// How long a member may take to connect or to answer before the next one is tried. A third of `lease_ttl` leaves
-    /// time for a second member before the lease ends. Default: `"2s"`.
+    /// How long a member may take to connect or to answer before the next one is tried. Less than half of `lease_ttl`
+    /// leaves time for a second member before the lease ends. Default: `"2s"`.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     /// How long a watch may be silent before the member is asked for its progress; no answer within `request_timeout`

@@ -25,8 +25,9 @@ use ledger::EtcdLedger;
 use link::Link;
 use reader::Reader;
 
-/// How many changes wait for a watch that is slow; then etcd is not read on until it catches up.
-const CHANGES_MAX: usize = 1024;
+/// How many changes wait for a watch that is slow; then etcd is not read on until it catches up. With records of the
+/// largest size they take 16 MiB.
+const CHANGES_MAX: usize = 256;
 
 /// A registry in etcd; clones share its configuration.
 #[derive(Clone)]

@@ -93,3 +93,35 @@ impl Registry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs wait in tasks of a runtime with several threads.
+    #[tokio::test]
+    async fn waits_can_be_spawned() {
+        let registry = Registry::open(&Config {
+            kind: Kind::Memory,
+            ..Config::default()
+        })
+        .expect("memory needs nothing");
+        let mut watch = registry.watch::<NodeRecord>();
+        let listed = tokio::spawn(async move { watch.next().await });
+        assert_eq!(
+            listed.await.ok(),
+            Some(Event::Listed {
+                revision: Revision(0),
+                records: Vec::new()
+            })
+        );
+        let mut announced = registry.announce(contract::node("a", 1), Duration::from_secs(5));
+        let stored = tokio::spawn(async move {
+            (
+                announced.stored().await,
+                announced.withdraw(Duration::MAX).await,
+            )
+        });
+        assert_eq!(stored.await.ok(), Some((Revision(1), true)));
+    }
+}

@@ -379,7 +379,9 @@ mod tests {
     use super::*;
     use crate::{Registry, contract::Subject};
 
-    crate::contract!(tokio::test(start_paused = true), async { Memory::new() });
+    crate::contract!(tokio::test(start_paused = true), async {
+        Some(Memory::new())
+    });
 
     impl Subject for Memory {
         fn registry(&self) -> Registry {

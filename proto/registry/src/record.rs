@@ -134,7 +134,7 @@ impl Incarnation {
 }
 
 fn default_weight() -> u32 {
-    1
+    100
 }
 
 #[cfg(test)]
