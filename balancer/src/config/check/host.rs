@@ -8,10 +8,10 @@ const LABEL_LEN_MAX: usize = 63;
 
 /// A host of a route: an address, a name, or `*.` and a name. Lower-case, without the dot of the root.
 pub(super) fn pattern(text: &str) -> Result<String, String> {
-    let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    if lower == "*" {
+    if text == "*" {
         return Err("any host is meant where `hosts` is left out".to_owned());
     }
+    let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let name = lower.strip_prefix("*.").unwrap_or(&lower);
     match is_name(name) || is_address(&lower) {
         true => Ok(lower),
