@@ -188,6 +188,9 @@ pub fn aim(parts: &mut request::Parts, wire: Wire) -> Result<(), BadRequest> {
 }
 
 fn aim_http1(parts: &mut request::Parts) {
+    if parts.version == Version::HTTP_2 {
+        join_cookies(&mut parts.headers);
+    }
     parts.version = Version::HTTP_11;
     if parts.uri.authority().is_some() || !parts.headers.contains_key(header::HOST) {
         let host = host(parts).unwrap_or(HeaderValue::from_static(""));
@@ -299,17 +302,28 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 
 /// Adds the last member of a list and writes the list as one line: many a reader looks at only one.
 fn extend_list(headers: &mut HeaderMap, name: &HeaderName, last: &HeaderValue) {
-    let mut lines: Vec<&[u8]> = headers
+    headers.append(name, last.clone());
+    join_lines(headers, name, ", ");
+}
+
+/// HTTP/2 may split a cookie into lines of its own, which nobody else understands (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    join_lines(headers, &header::COOKIE, "; ");
+}
+
+fn join_lines(headers: &mut HeaderMap, name: &HeaderName, separator: &str) {
+    let lines: Vec<&[u8]> = headers
         .get_all(name)
         .iter()
         .map(HeaderValue::as_bytes)
         .collect();
-    lines.push(last.as_bytes());
-    let list = HeaderValue::from_maybe_shared(bytes::Bytes::from(lines.join(&b", "[..])));
-    headers.insert(
-        name,
-        list.expect("valid values joined by a comma are a valid value"),
-    );
+    if lines.len() > 1 {
+        let joined = HeaderValue::from_bytes(&lines.join(separator.as_bytes()));
+        headers.insert(
+            name,
+            joined.expect("valid values stay valid with a separator between them"),
+        );
+    }
 }
 
 /// RFC 9110 §7.6.3: a gateway must name itself, and the version in which the request was received.
@@ -639,6 +653,17 @@ mod tests {
             aim(&mut homeless, Wire::Http2),
             Err(BadRequest::MissingHost)
         );
+    }
+
+    #[test]
+    fn a_cookie_that_http2_split_is_whole_again_on_http1() {
+        let mut head = parts(
+            Version::HTTP_2,
+            "http://a.example/",
+            &[("cookie", "a=b"), ("cookie", "c=d; e=f")],
+        );
+        aim(&mut head, Wire::Http1).expect("a host");
+        assert_eq!(lines(&head, "cookie"), ["a=b; c=d; e=f"]);
     }
 
     fn aimed(

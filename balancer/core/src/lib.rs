@@ -14,3 +14,4 @@ pub mod pool;
 pub mod preface;
 pub mod recall;
 pub mod retry;
+pub mod table;
