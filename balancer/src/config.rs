@@ -137,9 +137,10 @@ pub struct Route {
     /// The listeners it holds for, all of which speak HTTP. Default: every listener that does.
     #[serde(skip)]
     pub listeners: Vec<usize>,
-    /// Lower-case names without port or trailing dot, or `*.` and a name for everything below it. Default: empty, any host.
+    /// The texts of host patterns: lower-case names without port or trailing dot, `*.` and a name for everything below it, or
+    /// `*`. Default: empty, any host.
     pub hosts: Vec<String>,
-    /// What the path begins with, cut at a `/`. Default: `/`.
+    /// The text of a path prefix: what the path begins with, cut at a `/`. Default: `/`.
     pub path: String,
     #[serde(skip)]
     pub service: usize,
