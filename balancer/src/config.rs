@@ -173,7 +173,7 @@ pub struct Service {
     pub queue_wait: Duration,
     /// How many requests may wait, per worker; the next is refused at once. Default: 1,024; 0 lets none wait.
     pub queue_max: usize,
-    /// How many endpoints one request is tried on, the first included. Default: 3.
+    /// How often one request is tried, the first time included. Default: 3.
     pub max_tries: u32,
     /// How many retries each request pays for: 0.2 lets one request in five be tried again. Default: 0.2.
     pub retry_ratio: f64,
