@@ -137,9 +137,10 @@ pub struct Route {
     /// The listeners it holds for, all of which speak HTTP. Default: every listener that does.
     #[serde(skip)]
     pub listeners: Vec<usize>,
-    /// Lower-case names without port or trailing dot, or `*.` and a name for everything below it. Default: empty, any host.
+    /// The texts of host patterns: lower-case names without port or trailing dot, `*.` and a name for everything below it, or
+    /// `*`. Default: empty, any host.
     pub hosts: Vec<String>,
-    /// What the path begins with, cut at a `/`. Default: `/`.
+    /// The text of a path prefix: what the path begins with, cut at a `/`. Default: `/`.
     pub path: String,
     #[serde(skip)]
     pub service: usize,
@@ -172,7 +173,7 @@ pub struct Service {
     pub queue_wait: Duration,
     /// How many requests may wait, per worker; the next is refused at once. Default: 1,024; 0 lets none wait.
     pub queue_max: usize,
-    /// How many endpoints one request is tried on, the first included. Default: 3.
+    /// How often one request is tried, the first time included. Default: 3.
     pub max_tries: u32,
     /// How many retries each request pays for: 0.2 lets one request in five be tried again. Default: 0.2.
     pub retry_ratio: f64,

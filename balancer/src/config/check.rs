@@ -6,7 +6,6 @@ use settings::{Error, Loaded, Source};
 
 use super::{Config, raw, value};
 
-mod host;
 mod listener;
 mod route;
 mod service;

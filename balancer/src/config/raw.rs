@@ -132,7 +132,7 @@ pub(super) struct Service {
     /// How many requests may wait, per worker, up to 1,000,000; the next is refused at once. Default: 1,024.
     #[serde(deserialize_with = "value::count::<0, 1_000_000, _, _>")]
     pub(super) queue_max: usize,
-    /// How many endpoints one request is tried on, the first included: 1 to 10. Default: 3.
+    /// How often one request is tried, the first time included: 1 to 10. Default: 3.
     #[serde(deserialize_with = "value::count::<1, 10, _, _>")]
     pub(super) max_tries: u32,
     /// How many retries each request pays for, 0 to 10: 0.2 lets one request in five be tried again. Default: 0.2.

@@ -81,18 +81,6 @@ pub(super) fn check_id(text: &str) -> Result<(), String> {
     check_word(text, ID_LEN_MAX)
 }
 
-/// What the paths of requests may begin with (RFC 3986 §3.3), without the slash at the end that makes no difference.
-pub(super) fn path_prefix(text: &str) -> Result<String, String> {
-    check_target(text)?;
-    if text.contains('?') {
-        return Err(format!("`{text}` has a query, which decides no route"));
-    }
-    match text.trim_end_matches('/') {
-        "" => Ok("/".to_owned()),
-        path => Ok(path.to_owned()),
-    }
-}
-
 /// What a request can ask for (RFC 9112 §3.2.1): a path, and a query if need be.
 pub(super) fn check_target(text: &str) -> Result<(), String> {
     let is_plain = text.bytes().all(|it| it.is_ascii_graphic() && it != b'#');

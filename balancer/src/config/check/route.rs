@@ -1,13 +1,13 @@
-//! Routes: that each leads from listeners that speak HTTP to a service, and that no two want the same requests.
+//! Routes: that each leads from listeners that speak HTTP to a service, and that no two take the same requests.
 
-use std::collections::BTreeMap;
-
+use balancer_core::table::{HostPattern, PathPrefix, RouteTable, Rule, TableError};
 use settings::Error;
 
-use super::{Keys, Named, host};
-use crate::config::{Config, ListenerProtocol, ProxyProtocol, Route, raw, value};
+use super::{Keys, Named};
+use crate::config::{Config, ListenerProtocol, ProxyProtocol, Route, raw};
 
 const HOSTS_MAX: usize = 10_000;
+const PATH_LEN_MAX: usize = 1024;
 
 pub(super) fn all(
     top: &Keys<'_>,
@@ -17,21 +17,34 @@ pub(super) fn all(
     config: &Config,
 ) -> Result<Vec<Route>, Error> {
     let mut names = Named::none("route");
+    let mut rules = Vec::with_capacity(raw.len());
     let mut routes = Vec::with_capacity(raw.len());
     for (idx, raw) in raw.into_iter().enumerate() {
         let keys = top.element("route", idx);
         let name = raw.name.clone().unwrap_or_else(|| format!("route-{idx}"));
         names.add(&keys, idx, &name)?;
-        routes.push(Route {
-            name,
+        let rule = Rule {
+            name: name.as_str().into(),
             listeners: listeners_of(&keys, &raw, listeners, config)?,
-            service: service(&keys, &raw, services, config)?,
             hosts: hosts(&keys, &raw.hosts)?,
-            path: path(&keys, raw.path)?,
-        });
+            path: path(&keys, raw.path.as_deref().unwrap_or("/"))?,
+        };
+        let service = service(&keys, &raw, services, config)?;
+        routes.push(route(name, &rule, service));
+        rules.push((rule, ()));
     }
-    check_overlap(top, &routes)?;
+    RouteTable::build(rules).map_err(|error| ambiguous(top, &names, error))?;
     Ok(routes)
+}
+
+fn route(name: String, rule: &Rule, service: usize) -> Route {
+    Route {
+        name,
+        listeners: rule.listeners.clone(),
+        hosts: rule.hosts.iter().map(HostPattern::to_string).collect(),
+        path: rule.path.to_string(),
+        service,
+    }
 }
 
 fn listeners_of(
@@ -103,44 +116,25 @@ fn service(
     Ok(idx)
 }
 
-fn hosts(keys: &Keys<'_>, hosts: &[String]) -> Result<Vec<String>, Error> {
+fn hosts(keys: &Keys<'_>, hosts: &[String]) -> Result<Vec<HostPattern>, Error> {
     keys.at_most("hosts", hosts.len(), HOSTS_MAX)?;
     let host = |(idx, text): (usize, &String)| {
-        host::pattern(text).map_err(|message| keys.refuse(&format!("hosts[{idx}]"), message))
+        text.parse()
+            .map_err(|error| keys.refuse(&format!("hosts[{idx}]"), format!("`{text}`: {error}")))
     };
     hosts.iter().enumerate().map(host).collect()
 }
 
-fn path(keys: &Keys<'_>, path: Option<String>) -> Result<String, Error> {
-    let path = path.unwrap_or_else(|| "/".to_owned());
-    let res = value::path_prefix(&path).map_err(|message| keys.refuse("path", message))?;
+fn path(keys: &Keys<'_>, text: &str) -> Result<PathPrefix, Error> {
+    keys.at_most("path", text.len(), PATH_LEN_MAX)?;
+    let res = text
+        .parse()
+        .map_err(|error| keys.refuse("path", format!("`{text}`: {error}")))?;
     Ok(res)
 }
 
-/// Two routes for the same requests would leave it to chance, or to their order, which of them is meant.
-fn check_overlap(top: &Keys<'_>, routes: &[Route]) -> Result<(), Error> {
-    let mut idx_by_request = BTreeMap::new();
-    for (idx, route) in routes.iter().enumerate() {
-        for request in requests(route) {
-            if let Some(other) = idx_by_request.insert(request, idx) {
-                let message = format!(
-                    "wants the same requests as route[{other}] (`{}`)",
-                    routes[other].name
-                );
-                return Err(top.refuse(&format!("route[{idx}]"), message));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Each listener, host and path that a route answers for; any host is none.
-fn requests(route: &Route) -> impl Iterator<Item = (usize, Option<&str>, &str)> {
-    let any = route.hosts.is_empty().then_some(None);
-    let hosts = move || {
-        any.into_iter()
-            .chain(route.hosts.iter().map(|it| Some(it.as_str())))
-    };
-    let listeners = route.listeners.iter();
-    listeners.flat_map(move |listener| hosts().map(|host| (*listener, host, route.path.as_str())))
+fn ambiguous(top: &Keys<'_>, routes: &Named, error: TableError) -> Error {
+    let TableError::Ambiguous { second, .. } = &error;
+    let idx = routes.idx_by_name[&second.to_string()];
+    top.refuse(&format!("route[{idx}]"), error.to_string())
 }

@@ -1,10 +1,14 @@
 //! Services: where each finds its endpoints, and how these are probed.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use settings::Error;
 
-use super::{Keys, host};
+use super::Keys;
 use crate::config::{
     Discover, DnsConfig, Probe, ProbeKind, Service,
     raw::{self, DiscoverKind},
@@ -14,6 +18,9 @@ use crate::config::{
 const ENDPOINTS_MAX: usize = 10_000;
 const DNS_SERVERS_MAX: usize = 16;
 const DNS_REFRESH_MAX: Duration = Duration::from_secs(30);
+/// RFC 1035 §2.3.4.
+const HOST_NAME_LEN_MAX: usize = 253;
+const LABEL_LEN_MAX: usize = 63;
 const PROBE_PATH: &str = "/livez";
 
 pub(super) fn all(top: &Keys<'_>, raw: Vec<raw::Service>) -> Result<Vec<Service>, Error> {
@@ -93,11 +100,29 @@ fn dns(keys: &Keys<'_>, raw: &raw::Service) -> Result<DnsConfig, Error> {
     })
 }
 
-/// An address would resolve to itself for ever, which is what static endpoints are for.
 fn host_and_port(text: &str) -> Option<(String, u16)> {
     let (name, port) = text.rsplit_once(':')?;
     let port = port.parse().ok().filter(|it| *it != 0)?;
-    host::is_name(name).then(|| (name.to_owned(), port))
+    is_host_name(name).then(|| (name.to_owned(), port))
+}
+
+/// Whether DNS can hold it; underscores stand in the names of services. An address would resolve to itself for ever, which is
+/// what static endpoints are for.
+fn is_host_name(text: &str) -> bool {
+    text.len() <= HOST_NAME_LEN_MAX
+        && text
+            .strip_suffix('.')
+            .unwrap_or(text)
+            .split('.')
+            .all(is_label)
+        && text.parse::<IpAddr>().is_err()
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=LABEL_LEN_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|it| it.is_ascii_alphanumeric() || b"-_".contains(&it))
 }
 
 fn check_addresses(
