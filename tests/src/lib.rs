@@ -1,1 +1,4 @@
 //! The harness.
+pub mod load;
+pub mod ports;
+pub mod process;
