@@ -2,4 +2,12 @@
 //!
 //! Time, bytes and randomness come in as arguments; what should happen comes out as a value.
 
+pub mod endpoint;
+pub mod health;
+pub mod load;
+pub mod membership;
 pub mod name;
+pub mod picker;
+pub mod pool;
+pub mod recall;
+pub mod retry;
