@@ -28,12 +28,26 @@ pub struct Announcement<R> {
 
 impl<R: Record> Announcement<R> {
     pub(crate) fn start(ledger: impl Ledger, key: Key, record: R, ttl: Duration) -> Self {
-        let (desired, wanted) = watch::channel(Desired { version: 1, value: encode(&record).into() });
+        let (desired, wanted) = watch::channel(Desired {
+            version: 1,
+            value: encode(&record).into(),
+        });
         let (told, standing) = watch::channel(Standing::Absent);
         let (leave, left) = oneshot::channel();
-        let orders = Orders { desired: wanted, standing: told, leave: left };
+        let orders = Orders {
+            desired: wanted,
+            standing: told,
+            leave: left,
+        };
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper::run(ledger, key, ttl, orders)));
-        Self { id: record.id().to_owned(), desired, standing, leave, keeper, records: PhantomData }
+        Self {
+            id: record.id().to_owned(),
+            desired,
+            standing,
+            leave,
+            keeper,
+            records: PhantomData,
+        }
     }
 
     /// Waits until the latest record is in the registry and gives the revision it was stored at.
@@ -41,7 +55,10 @@ impl<R: Record> Announcement<R> {
     /// It waits for ever once a newer incarnation has taken the id. Cancel-safe.
     pub async fn stored(&mut self) -> Revision {
         let wanted = self.desired.borrow().version;
-        let standing = self.standing.wait_for(|it| it.stored_since(wanted).is_some()).await;
+        let standing = self
+            .standing
+            .wait_for(|it| it.stored_since(wanted).is_some())
+            .await;
         match standing.ok().and_then(|it| it.stored_since(wanted)) {
             Some(revision) => revision,
             None => std::future::pending().await,
@@ -50,8 +67,13 @@ impl<R: Record> Announcement<R> {
 
     /// Waits until a newer incarnation has taken the id; this announcement does nothing from then on. Cancel-safe.
     pub async fn superseded(&mut self) {
-        if self.standing.wait_for(|it| *it == Standing::Superseded).await.is_err() {
-            std::future::pending().await
+        if self
+            .standing
+            .wait_for(|it| *it == Standing::Superseded)
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -61,7 +83,12 @@ impl<R: Record> Announcement<R> {
     pub fn set(&mut self, record: R) {
         debug_assert_eq!(record.id(), self.id, "an announcement keeps its id");
         let value: Arc<[u8]> = encode(&record).into();
-        self.desired.send_modify(|it| *it = Desired { version: it.version + 1, value });
+        self.desired.send_modify(|it| {
+            *it = Desired {
+                version: it.version + 1,
+                value,
+            }
+        });
     }
 
     /// Deletes the record and revokes its lease.

@@ -35,8 +35,8 @@ pub struct Config {
     /// three times as often. Default: `"5s"`.
     #[serde(with = "humantime_serde")]
     pub lease_ttl: Duration,
-    /// How long a member may take to connect or to answer before the next one is tried. A third of `lease_ttl` leaves
-    /// time for a second member before the lease ends. Default: `"2s"`.
+    /// How long a member may take to connect or to answer before the next one is tried. Less than half of `lease_ttl`
+    /// leaves time for a second member before the lease ends. Default: `"2s"`.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     /// How long a watch may be silent before the member is asked for its progress; no answer within `request_timeout`
@@ -139,7 +139,11 @@ impl Config {
     pub(crate) fn credentials(&self) -> Result<Credentials, FileError> {
         let credentials = Credentials {
             user: self.user()?,
-            authorities: self.ca_file.as_deref().map(|it| read("ca_file", it)).transpose()?,
+            authorities: self
+                .ca_file
+                .as_deref()
+                .map(|it| read("ca_file", it))
+                .transpose()?,
             identity: self.identity()?,
         };
         Ok(credentials)
@@ -149,7 +153,9 @@ impl Config {
         if self.endpoints.is_empty() {
             return Err(OpenError::NoEndpoint);
         }
-        let wants_tls = [&self.ca_file, &self.cert_file, &self.key_file].into_iter().any(Option::is_some);
+        let wants_tls = [&self.ca_file, &self.cert_file, &self.key_file]
+            .into_iter()
+            .any(Option::is_some);
         for endpoint in &self.endpoints {
             check_endpoint(endpoint, wants_tls)?;
         }
@@ -180,22 +186,34 @@ impl Config {
     }
 
     fn user(&self) -> Result<Option<User>, FileError> {
-        let (Some(name), Some(file)) = (&self.username, &self.password_file) else { return Ok(None) };
+        let (Some(name), Some(file)) = (&self.username, &self.password_file) else {
+            return Ok(None);
+        };
         let bytes = read("password_file", file)?;
         let password = String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        Ok(Some(User { name: name.clone(), password }))
+        Ok(Some(User {
+            name: name.clone(),
+            password,
+        }))
     }
 
     fn identity(&self) -> Result<Option<Identity>, FileError> {
-        let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) else { return Ok(None) };
-        Ok(Some(Identity { cert: read("cert_file", cert)?, key: read("key_file", key)? }))
+        let (Some(cert), Some(key)) = (&self.cert_file, &self.key_file) else {
+            return Ok(None);
+        };
+        Ok(Some(Identity {
+            cert: read("cert_file", cert)?,
+            key: read("key_file", key)?,
+        }))
     }
 }
 
 // A password must not reach a log through a derived Debug.
 impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("User").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -219,7 +237,11 @@ fn check_endpoint(endpoint: &str, wants_tls: bool) -> Result<(), OpenError> {
 }
 
 fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, FileError> {
-    std::fs::read(path).map_err(|source| FileError { field, path: path.to_owned(), source })
+    std::fs::read(path).map_err(|source| FileError {
+        field,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -235,7 +257,10 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_an_error() {
-        assert!(serde_json::from_str::<Config>(r#"{"endpoint": "x"}"#).is_err_and(|it| it.to_string().contains("endpoint")));
+        assert!(
+            serde_json::from_str::<Config>(r#"{"endpoint": "x"}"#)
+                .is_err_and(|it| it.to_string().contains("endpoint"))
+        );
     }
 
     #[test]
@@ -247,9 +272,18 @@ mod tests {
             assert!(error.contains(what), "{error:?} must name {what:?}");
         };
         refused(|it| it.endpoints.clear(), "endpoints");
-        refused(|it| it.endpoints = vec!["127.0.0.1:2379".into()], "127.0.0.1:2379");
-        refused(|it| it.endpoints = vec!["ftp://host:1".into()], "ftp://host:1");
-        refused(|it| it.endpoints = vec!["http://host".into()], "http://host");
+        refused(
+            |it| it.endpoints = vec!["127.0.0.1:2379".into()],
+            "127.0.0.1:2379",
+        );
+        refused(
+            |it| it.endpoints = vec!["ftp://host:1".into()],
+            "ftp://host:1",
+        );
+        refused(
+            |it| it.endpoints = vec!["http://host".into()],
+            "http://host",
+        );
         refused(|it| it.ca_file = Some("ca.pem".into()), "TLS");
         refused(|it| it.username = Some("u".into()), "password_file");
         refused(|it| it.cert_file = Some("c".into()), "TLS");
@@ -263,6 +297,10 @@ mod tests {
             password_file: Some("/nowhere/password".into()),
             ..Config::default()
         };
-        assert!(config.check().is_err_and(|it| it.to_string().contains("/nowhere/password")));
+        assert!(
+            config
+                .check()
+                .is_err_and(|it| it.to_string().contains("/nowhere/password"))
+        );
     }
 }

@@ -25,8 +25,9 @@ use ledger::EtcdLedger;
 use link::Link;
 use reader::Reader;
 
-/// How many changes wait for a watch that is slow; then etcd is not read on until it catches up.
-const CHANGES_MAX: usize = 1024;
+/// How many changes wait for a watch that is slow; then etcd is not read on until it catches up. With records of the
+/// largest size they take 16 MiB.
+const CHANGES_MAX: usize = 256;
 
 /// A registry in etcd; clones share its configuration.
 #[derive(Clone)]
@@ -42,8 +43,13 @@ struct Settings {
 impl Etcd {
     pub(crate) fn open(config: &Config) -> Result<Self, OpenError> {
         config.check()?;
-        let settings = Settings { config: config.clone(), prefix: Prefix::new(&config.prefix) };
-        Ok(Self { settings: Arc::new(settings) })
+        let settings = Settings {
+            config: config.clone(),
+            prefix: Prefix::new(&config.prefix),
+        };
+        Ok(Self {
+            settings: Arc::new(settings),
+        })
     }
 
     pub(crate) fn announce<R: Record>(&self, record: R, ttl: Duration) -> Announcement<R> {
@@ -56,7 +62,12 @@ impl Etcd {
         let folder = self.folder::<R>();
         let (changes, queue) = mpsc::channel(CHANGES_MAX);
         let link = Link::new(Arc::clone(&self.settings));
-        let reader = Reader::new(link, folder.clone(), self.settings.config.progress_interval, changes);
+        let reader = Reader::new(
+            link,
+            folder.clone(),
+            self.settings.config.progress_interval,
+            changes,
+        );
         tokio::spawn(reader.run());
         Watch::new(folder, Source::Queue(queue))
     }
@@ -76,21 +87,47 @@ enum EtcdError {
     #[error("cannot reach {endpoint}: {reason}")]
     Unreachable { endpoint: String, reason: String },
     #[error("{endpoint} does not let us in as {user:?}: {reason}")]
-    LogIn { endpoint: String, user: String, reason: String },
+    LogIn {
+        endpoint: String,
+        user: String,
+        reason: String,
+    },
     #[error("{endpoint} did not {action} within {} ms", within.as_millis())]
-    Hung { endpoint: String, action: &'static str, within: Duration },
+    Hung {
+        endpoint: String,
+        action: &'static str,
+        within: Duration,
+    },
     #[error("{endpoint} did not {action}: {reason}")]
-    Refused { endpoint: String, action: &'static str, reason: String },
+    Refused {
+        endpoint: String,
+        action: &'static str,
+        reason: String,
+    },
     #[error("{endpoint} answered without {what}")]
-    Incomplete { endpoint: String, what: &'static str },
+    Incomplete {
+        endpoint: String,
+        what: &'static str,
+    },
     #[error("{endpoint} ended the {what}")]
-    Ended { endpoint: String, what: &'static str },
+    Ended {
+        endpoint: String,
+        what: &'static str,
+    },
     #[error("{endpoint} has forgotten the changes since revision {}", since.0)]
     Compacted { endpoint: String, since: Revision },
     #[error("{endpoint} went back from revision {} to {}", from.0, to.0)]
-    WentBack { endpoint: String, from: Revision, to: Revision },
+    WentBack {
+        endpoint: String,
+        from: Revision,
+        to: Revision,
+    },
     #[error("{endpoint} holds more than {max} records under {folder}")]
-    TooMany { endpoint: String, folder: String, max: usize },
+    TooMany {
+        endpoint: String,
+        folder: String,
+        max: usize,
+    },
     /// Nobody reads the watch any more; it is the one that ends the reader.
     #[error("nobody reads the watch")]
     Unread,

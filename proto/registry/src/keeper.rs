@@ -52,9 +52,13 @@ pub(crate) struct Orders {
 pub(crate) trait Ledger: Send + 'static {
     type Error: fmt::Display + Send;
 
-    fn grant(&mut self, ttl: Duration) -> impl Future<Output = Result<LeaseId, Self::Error>> + Send;
+    fn grant(&mut self, ttl: Duration)
+    -> impl Future<Output = Result<LeaseId, Self::Error>> + Send;
 
-    fn renew(&mut self, lease: LeaseId) -> impl Future<Output = Result<Renewal, Self::Error>> + Send;
+    fn renew(
+        &mut self,
+        lease: LeaseId,
+    ) -> impl Future<Output = Result<Renewal, Self::Error>> + Send;
 
     /// Looks whether the key hangs on this lease and, if it does and a value is given, replaces its value.
     fn hold(
@@ -92,7 +96,10 @@ pub(crate) enum Holding {
 /// What is at a key instead of ours.
 pub(crate) enum Seen {
     Nothing,
-    Value { at: Revision, incarnation: Incarnation },
+    Value {
+        at: Revision,
+        incarnation: Incarnation,
+    },
 }
 
 pub(crate) enum Taking {
@@ -187,7 +194,11 @@ impl<L: Ledger> Keeper<L> {
 
     async fn grant(&mut self) -> Result<Held, L::Error> {
         let lease = self.ledger.grant(self.ttl).await?;
-        Ok(self.renewed(Held { lease, renew_at: Instant::now(), version: None }))
+        Ok(self.renewed(Held {
+            lease,
+            renew_at: Instant::now(),
+            version: None,
+        }))
     }
 
     fn renewed(&mut self, held: Held) -> Held {
@@ -201,13 +212,23 @@ impl<L: Ledger> Keeper<L> {
         let value = (held.version != Some(desired.version)).then_some(&*desired.value);
         for _ in 0..TAKES_MAX {
             let seen = match self.ledger.hold(held.lease, &self.key, value).await? {
-                Holding::Mine(revision) => return Ok(self.stored(held, &desired, value.map(|_| revision))),
+                Holding::Mine(revision) => {
+                    return Ok(self.stored(held, &desired, value.map(|_| revision)));
+                }
                 Holding::Other(seen) => seen,
             };
-            if yields(Incarnation::of(&desired.value), &seen, held.version.is_some()) {
+            if yields(
+                Incarnation::of(&desired.value),
+                &seen,
+                held.version.is_some(),
+            ) {
                 return Ok(Round::Superseded);
             }
-            match self.ledger.take(held.lease, &self.key, &desired.value, &seen).await? {
+            match self
+                .ledger
+                .take(held.lease, &self.key, &desired.value, &seen)
+                .await?
+            {
                 Taking::Mine(revision) => return Ok(self.stored(held, &desired, Some(revision))),
                 Taking::LeaseGone => return Ok(Round::LeaseGone),
                 Taking::Raced => {}
@@ -219,8 +240,14 @@ impl<L: Ledger> Keeper<L> {
     /// Remembers and tells what is stored; without a revision nothing was written.
     fn stored(&mut self, held: Held, desired: &Desired, revision: Option<Revision>) -> Round {
         if let Some(revision) = revision {
-            self.held = Some(Held { version: Some(desired.version), ..held });
-            self.standing.send_replace(Standing::Stored { version: desired.version, revision });
+            self.held = Some(Held {
+                version: Some(desired.version),
+                ..held
+            });
+            self.standing.send_replace(Standing::Stored {
+                version: desired.version,
+                revision,
+            });
         }
         Round::Kept
     }
@@ -284,7 +311,9 @@ impl Seen {
 fn yields(mine: Incarnation, seen: &Seen, had_stored: bool) -> bool {
     match seen {
         Seen::Nothing => false,
-        Seen::Value { incarnation, .. } => *incarnation > mine || (had_stored && *incarnation == mine),
+        Seen::Value { incarnation, .. } => {
+            *incarnation > mine || (had_stored && *incarnation == mine)
+        }
     }
 }
 
@@ -295,13 +324,25 @@ mod tests {
     #[test]
     fn the_larger_incarnation_keeps_the_key() {
         let life = |n: u64| Incarnation::of(format!(r#"{{"incarnation":{n}}}"#).as_bytes());
-        let seen = |n| Seen::Value { at: Revision(1), incarnation: life(n) };
-        assert!(!yields(life(2), &Seen::Nothing, true), "a deleted key is put back");
+        let seen = |n| Seen::Value {
+            at: Revision(1),
+            incarnation: life(n),
+        };
+        assert!(
+            !yields(life(2), &Seen::Nothing, true),
+            "a deleted key is put back"
+        );
         for had_stored in [false, true] {
             assert!(yields(life(2), &seen(3), had_stored));
             assert!(!yields(life(2), &seen(1), had_stored));
         }
-        assert!(!yields(life(2), &seen(2), false), "the later of two equals arrives and takes");
-        assert!(yields(life(2), &seen(2), true), "the earlier of two equals yields");
+        assert!(
+            !yields(life(2), &seen(2), false),
+            "the later of two equals arrives and takes"
+        );
+        assert!(
+            yields(life(2), &seen(2), true),
+            "the earlier of two equals yields"
+        );
     }
 }

@@ -38,7 +38,19 @@ pub use watch::{Event, Watch};
 /// A moment on the registry's own clock: it grows with every change and says nothing about time.
 ///
 /// It goes back only when a registry is restored from an older state, and a watch then says [`Event::Listed`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
@@ -79,5 +91,37 @@ impl Registry {
             Self::Memory(memory) => memory.watch(),
             Self::Etcd(etcd) => etcd.watch(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs wait in tasks of a runtime with several threads.
+    #[tokio::test]
+    async fn waits_can_be_spawned() {
+        let registry = Registry::open(&Config {
+            kind: Kind::Memory,
+            ..Config::default()
+        })
+        .expect("memory needs nothing");
+        let mut watch = registry.watch::<NodeRecord>();
+        let listed = tokio::spawn(async move { watch.next().await });
+        assert_eq!(
+            listed.await.ok(),
+            Some(Event::Listed {
+                revision: Revision(0),
+                records: Vec::new()
+            })
+        );
+        let mut announced = registry.announce(contract::node("a", 1), Duration::from_secs(5));
+        let stored = tokio::spawn(async move {
+            (
+                announced.stored().await,
+                announced.withdraw(Duration::MAX).await,
+            )
+        });
+        assert_eq!(stored.await.ok(), Some((Revision(1), true)));
     }
 }

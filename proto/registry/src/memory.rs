@@ -72,7 +72,12 @@ impl Memory {
     /// An empty one.
     pub fn new() -> Self {
         let state = Mutex::new(State::default());
-        Self { shared: Arc::new(Shared { state, moved: watch::Sender::new(Revision(0)) }) }
+        Self {
+            shared: Arc::new(Shared {
+                state,
+                moved: watch::Sender::new(Revision(0)),
+            }),
+        }
     }
 
     pub(crate) fn announce<R: Record>(&self, record: R, ttl: Duration) -> Announcement<R> {
@@ -106,7 +111,10 @@ impl Memory {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A state is changed in steps that do not panic, so a poisoned one is whole.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,7 +134,8 @@ fn folder<R: Record>() -> Folder {
 impl State {
     fn put(&mut self, key: &Key, value: Arc<[u8]>, lease: Option<LeaseId>) -> Revision {
         let at = self.record(key.clone(), Some(Arc::clone(&value)));
-        self.value_by_key.insert(key.clone(), Held { value, at, lease });
+        self.value_by_key
+            .insert(key.clone(), Held { value, at, lease });
         at
     }
 
@@ -141,8 +150,15 @@ impl State {
         if self.changes.len() == CHANGES_MAX {
             self.changes.pop_front();
         }
-        self.changes.push_back(Past { revision: self.revision, key, value });
-        debug_assert_eq!(self.changes.back().map(|it| it.revision), Some(self.revision));
+        self.changes.push_back(Past {
+            revision: self.revision,
+            key,
+            value,
+        });
+        debug_assert_eq!(
+            self.changes.back().map(|it| it.revision),
+            Some(self.revision)
+        );
         self.revision
     }
 
@@ -175,7 +191,11 @@ impl State {
     }
 
     fn end_leases(&mut self, now: Instant) {
-        let due = self.end_by_lease.iter().filter(|(_, end)| end.at <= now).map(|(lease, _)| *lease);
+        let due = self
+            .end_by_lease
+            .iter()
+            .filter(|(_, end)| end.at <= now)
+            .map(|(lease, _)| *lease);
         for lease in due.collect::<Vec<_>>() {
             self.revoke(lease);
         }
@@ -187,7 +207,10 @@ impl State {
 
     fn seen(&self, key: &Key) -> Seen {
         match self.value_by_key.get(key) {
-            Some(held) => Seen::Value { at: held.at, incarnation: Incarnation::of(&held.value) },
+            Some(held) => Seen::Value {
+                at: held.at,
+                incarnation: Incarnation::of(&held.value),
+            },
             None => Seen::Nothing,
         }
     }
@@ -219,7 +242,10 @@ impl State {
             .iter()
             .filter(|(key, _)| folder.id(key.as_str()).is_some())
             .map(|(key, held)| entry(key, &held.value));
-        Change::Listed { revision: self.revision, entries: entries.collect() }
+        Change::Listed {
+            revision: self.revision,
+            entries: entries.collect(),
+        }
     }
 
     /// The first change in a folder behind a revision: the change, the whole list if it is forgotten, or nothing.
@@ -229,7 +255,11 @@ impl State {
             return Some(self.list(folder));
         }
         let n_told = usize::try_from(told.0 + 1 - oldest.0).unwrap_or(usize::MAX);
-        let past = self.changes.iter().skip(n_told).find(|it| folder.id(it.key.as_str()).is_some())?;
+        let past = self
+            .changes
+            .iter()
+            .skip(n_told)
+            .find(|it| folder.id(it.key.as_str()).is_some())?;
         Some(past.change())
     }
 }
@@ -237,14 +267,23 @@ impl State {
 impl Past {
     fn change(&self) -> Change {
         match &self.value {
-            Some(value) => Change::Put { revision: self.revision, entry: entry(&self.key, value) },
-            None => Change::Deleted { revision: self.revision, key: self.key.as_str().to_owned() },
+            Some(value) => Change::Put {
+                revision: self.revision,
+                entry: entry(&self.key, value),
+            },
+            None => Change::Deleted {
+                revision: self.revision,
+                key: self.key.as_str().to_owned(),
+            },
         }
     }
 }
 
 fn entry(key: &Key, value: &[u8]) -> Entry {
-    Entry { key: key.as_str().to_owned(), value: cut(value.to_vec()) }
+    Entry {
+        key: key.as_str().to_owned(),
+        value: cut(value.to_vec()),
+    }
 }
 
 // === impl Ledger ===
@@ -260,11 +299,22 @@ impl Ledger for Memory {
         Ok(self.with(|state| state.renew(lease, Instant::now())))
     }
 
-    async fn hold(&mut self, lease: LeaseId, key: &Key, value: Option<&[u8]>) -> Result<Holding, Infallible> {
+    async fn hold(
+        &mut self,
+        lease: LeaseId,
+        key: &Key,
+        value: Option<&[u8]>,
+    ) -> Result<Holding, Infallible> {
         Ok(self.with(|state| state.hold(lease, key, value)))
     }
 
-    async fn take(&mut self, lease: LeaseId, key: &Key, value: &[u8], seen: &Seen) -> Result<Taking, Infallible> {
+    async fn take(
+        &mut self,
+        lease: LeaseId,
+        key: &Key,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<Taking, Infallible> {
         Ok(self.with(|state| state.take(lease, key, value, seen)))
     }
 
@@ -311,8 +361,15 @@ impl Cursor {
             };
             (change, state.revision)
         });
-        let change = change.or_else(|| (self.current_at <= Instant::now()).then_some(Change::Current { revision }));
-        self.told = Some(change.as_ref().and_then(Change::revision).unwrap_or(revision));
+        let change = change.or_else(|| {
+            (self.current_at <= Instant::now()).then_some(Change::Current { revision })
+        });
+        self.told = Some(
+            change
+                .as_ref()
+                .and_then(Change::revision)
+                .unwrap_or(revision),
+        );
         change
     }
 }
@@ -322,7 +379,9 @@ mod tests {
     use super::*;
     use crate::{Registry, contract::Subject};
 
-    crate::contract!(tokio::test(start_paused = true), async { Memory::new() });
+    crate::contract!(tokio::test(start_paused = true), async {
+        Some(Memory::new())
+    });
 
     impl Subject for Memory {
         fn registry(&self) -> Registry {

@@ -32,7 +32,7 @@ pub struct NodeRecord {
     /// What it runs. Default: empty.
     #[serde(default)]
     pub version: String,
-    /// Its share of new work beside other nodes. Default: 1.
+    /// Its share of new work beside other nodes. Default: 100.
     #[serde(default = "default_weight")]
     pub weight: u32,
     /// Whether it takes new work.
@@ -134,7 +134,7 @@ impl Incarnation {
 }
 
 fn default_weight() -> u32 {
-    1
+    100
 }
 
 #[cfg(test)]
@@ -144,20 +144,32 @@ mod tests {
     #[test]
     fn a_foreign_writer_says_little_or_much() {
         let short = br#"{"id":"a","incarnation":3,"state":"leaving","services":{"web":"10.0.0.3:8000"},"colour":"red"}"#;
-        let node: NodeRecord = decode("a", short).expect("unknown fields are ignored, absent ones have defaults");
-        assert_eq!((node.weight, node.state, node.zone), (1, NodeState::Leaving, None));
+        let node: NodeRecord =
+            decode("a", short).expect("unknown fields are ignored, absent ones have defaults");
+        assert_eq!(
+            (node.weight, node.state, node.zone),
+            (100, NodeState::Leaving, None)
+        );
     }
 
     #[test]
     fn a_record_comes_back_as_it_was() {
-        let balancer =
-            BalancerRecord { id: "b".into(), incarnation: 1, applied_revision: 7, address: "127.0.0.1:1".into() };
-        assert_eq!(decode::<BalancerRecord>("b", &encode(&balancer)).ok(), Some(balancer));
+        let balancer = BalancerRecord {
+            id: "b".into(),
+            incarnation: 1,
+            applied_revision: 7,
+            address: "127.0.0.1:1".into(),
+        };
+        assert_eq!(
+            decode::<BalancerRecord>("b", &encode(&balancer)).ok(),
+            Some(balancer)
+        );
     }
 
     #[test]
     fn what_is_no_record_says_why() {
-        let flaw = |id: &str, value: &[u8]| decode::<NodeRecord>(id, value).map_err(|it| it.to_string());
+        let flaw =
+            |id: &str, value: &[u8]| decode::<NodeRecord>(id, value).map_err(|it| it.to_string());
         let valid = br#"{"id":"a","incarnation":1,"state":"ready","services":{}}"#;
         assert!(flaw("b", valid).is_err_and(|it| it.contains("\"a\"")));
         assert!(flaw("a", b"\xff").is_err_and(|it| it.contains("not such a record")));

@@ -42,11 +42,24 @@ pub struct Watch<R> {
 /// What a driver reads, before anybody asks whether it is a record.
 #[derive(Debug)]
 pub(crate) enum Change {
-    Listed { revision: Revision, entries: Vec<Entry> },
-    Put { revision: Revision, entry: Entry },
-    Deleted { revision: Revision, key: String },
-    Current { revision: Revision },
-    Lost { reason: String },
+    Listed {
+        revision: Revision,
+        entries: Vec<Entry>,
+    },
+    Put {
+        revision: Revision,
+        entry: Entry,
+    },
+    Deleted {
+        revision: Revision,
+        key: String,
+    },
+    Current {
+        revision: Revision,
+    },
+    Lost {
+        reason: String,
+    },
 }
 
 /// A key and its value.
@@ -64,7 +77,12 @@ pub(crate) enum Source {
 
 impl<R: Record> Watch<R> {
     pub(crate) fn new(folder: Folder, source: Source) -> Self {
-        Self { folder, source, pending: VecDeque::new(), records: PhantomData }
+        Self {
+            folder,
+            source,
+            pending: VecDeque::new(),
+            records: PhantomData,
+        }
     }
 
     /// The next event. It never ends, and a call that is dropped loses nothing.
@@ -89,7 +107,10 @@ impl<R: Record> Watch<R> {
                 Err(malformed) => malformed,
             },
             Change::Deleted { revision, key } => match self.folder.id(&key) {
-                Some(id) => Event::Deleted { revision, id: id.to_owned() },
+                Some(id) => Event::Deleted {
+                    revision,
+                    id: id.to_owned(),
+                },
                 None => return,
             },
             Change::Current { revision } => Event::Current { revision },
@@ -113,8 +134,10 @@ impl<R: Record> Watch<R> {
 
     fn record(&self, entry: &Entry) -> Result<R, Event<R>> {
         let id = self.folder.id(&entry.key).unwrap_or_default();
-        decode(id, &entry.value)
-            .map_err(|flaw| Event::Malformed { key: entry.key.clone(), reason: flaw.to_string() })
+        decode(id, &entry.value).map_err(|flaw| Event::Malformed {
+            key: entry.key.clone(),
+            reason: flaw.to_string(),
+        })
     }
 }
 

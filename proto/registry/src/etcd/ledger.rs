@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Compare, CompareOp, Error, KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp, TxnOpResponse,
-    TxnResponse,
+    Compare, CompareOp, Error, KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp,
+    TxnOpResponse, TxnResponse,
 };
 
 use super::{EtcdError, link::Link, revision};
@@ -32,7 +32,10 @@ struct Renewals {
 
 impl EtcdLedger {
     pub(super) fn new(link: Link) -> Self {
-        Self { link, renewals: None }
+        Self {
+            link,
+            renewals: None,
+        }
     }
 
     /// Opens the stream; doing so renews once. None when etcd does not know the lease.
@@ -40,7 +43,11 @@ impl EtcdLedger {
         self.link
             .ask("renew a lease", |client| async move {
                 match client.lease_client().keep_alive(lease.0).await {
-                    Ok((requests, answers)) => Ok(Some(Renewals { lease, requests, answers })),
+                    Ok((requests, answers)) => Ok(Some(Renewals {
+                        lease,
+                        requests,
+                        answers,
+                    })),
                     Err(Error::LeaseKeepAliveError(_)) => Ok(None),
                     Err(error) => Err(error),
                 }
@@ -57,7 +64,10 @@ impl EtcdLedger {
         let res = match tokio::time::timeout(self.link.timeout(), round_trip).await {
             Ok(Ok(Some(answer))) if answer.ttl() > 0 => Ok(Renewal::Alive),
             Ok(Ok(Some(_))) => Ok(Renewal::Gone),
-            Ok(Ok(None)) => Err(EtcdError::Ended { endpoint: self.link.endpoint(), what: "renewal of a lease" }),
+            Ok(Ok(None)) => Err(EtcdError::Ended {
+                endpoint: self.link.endpoint(),
+                what: "renewal of a lease",
+            }),
             Ok(Err(error)) => Err(self.link.refused(action, &error)),
             Err(_) => Err(self.link.hung(action)),
         };
@@ -79,7 +89,10 @@ impl EtcdLedger {
     fn at(&self, response: &TxnResponse) -> Result<Revision, EtcdError> {
         match response.header() {
             Some(header) => Ok(revision(header.revision())),
-            None => Err(EtcdError::Incomplete { endpoint: self.link.endpoint(), what: "a header" }),
+            None => Err(EtcdError::Incomplete {
+                endpoint: self.link.endpoint(),
+                what: "a header",
+            }),
         }
     }
 }
@@ -88,9 +101,15 @@ impl Ledger for EtcdLedger {
     type Error = EtcdError;
 
     async fn grant(&mut self, ttl: Duration) -> Result<LeaseId, EtcdError> {
-        let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
-        let granted =
-            self.link.ask("grant a lease", |mut client| async move { client.lease_grant(seconds, None).await }).await?;
+        let seconds = i64::try_from(ttl.as_millis().div_ceil(1000))
+            .unwrap_or(i64::MAX)
+            .max(1);
+        let granted = self
+            .link
+            .ask("grant a lease", |mut client| async move {
+                client.lease_grant(seconds, None).await
+            })
+            .await?;
         Ok(LeaseId(granted.id()))
     }
 
@@ -103,16 +122,27 @@ impl Ledger for EtcdLedger {
             }
             _ => {
                 self.renewals = self.open_renewals(lease).await?;
-                Ok(if self.renewals.is_some() { Renewal::Alive } else { Renewal::Gone })
+                Ok(if self.renewals.is_some() {
+                    Renewal::Alive
+                } else {
+                    Renewal::Gone
+                })
             }
         }
     }
 
-    async fn hold(&mut self, lease: LeaseId, key: &Key, value: Option<&[u8]>) -> Result<Holding, EtcdError> {
+    async fn hold(
+        &mut self,
+        lease: LeaseId,
+        key: &Key,
+        value: Option<&[u8]>,
+    ) -> Result<Holding, EtcdError> {
         let is_ours = Compare::lease(key.as_str(), CompareOp::Equal, lease.0);
         let replace: Vec<TxnOp> = value.map(|it| put(key, it, lease)).into_iter().collect();
         let look = TxnOp::get(key.as_str(), None);
-        let response = self.transact(Txn::new().when([is_ours]).and_then(replace).or_else([look])).await?;
+        let response = self
+            .transact(Txn::new().when([is_ours]).and_then(replace).or_else([look]))
+            .await?;
         match response {
             Some(response) if response.succeeded() => Ok(Holding::Mine(self.at(&response)?)),
             Some(response) => Ok(Holding::Other(seen(&response))),
@@ -121,10 +151,24 @@ impl Ledger for EtcdLedger {
         }
     }
 
-    async fn take(&mut self, lease: LeaseId, key: &Key, value: &[u8], seen: &Seen) -> Result<Taking, EtcdError> {
-        let at = seen.at().map_or(0, |it| i64::try_from(it.0).unwrap_or(i64::MAX));
+    async fn take(
+        &mut self,
+        lease: LeaseId,
+        key: &Key,
+        value: &[u8],
+        seen: &Seen,
+    ) -> Result<Taking, EtcdError> {
+        let at = seen
+            .at()
+            .map_or(0, |it| i64::try_from(it.0).unwrap_or(i64::MAX));
         let is_unchanged = Compare::mod_revision(key.as_str(), CompareOp::Equal, at);
-        let response = self.transact(Txn::new().when([is_unchanged]).and_then([put(key, value, lease)])).await?;
+        let response = self
+            .transact(
+                Txn::new()
+                    .when([is_unchanged])
+                    .and_then([put(key, value, lease)]),
+            )
+            .await?;
         match response {
             Some(response) if response.succeeded() => Ok(Taking::Mine(self.at(&response)?)),
             Some(_) => Ok(Taking::Raced),
@@ -145,7 +189,11 @@ impl Ledger for EtcdLedger {
 }
 
 fn put(key: &Key, value: &[u8], lease: LeaseId) -> TxnOp {
-    TxnOp::put(key.as_str(), value, Some(PutOptions::new().with_lease(lease.0)))
+    TxnOp::put(
+        key.as_str(),
+        value,
+        Some(PutOptions::new().with_lease(lease.0)),
+    )
 }
 
 fn seen(response: &TxnResponse) -> Seen {
@@ -156,7 +204,10 @@ fn seen(response: &TxnResponse) -> Seen {
 }
 
 fn seen_value(found: &KeyValue) -> Seen {
-    Seen::Value { at: revision(found.mod_revision()), incarnation: Incarnation::of(found.value()) }
+    Seen::Value {
+        at: revision(found.mod_revision()),
+        incarnation: Incarnation::of(found.value()),
+    }
 }
 
 /// etcd says NotFound for a lease it does not have, and for nothing else that the ledger asks for.

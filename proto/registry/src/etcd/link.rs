@@ -24,13 +24,21 @@ impl Link {
     /// Starts at a random member, so that a cluster's clients spread over them.
     pub(super) fn new(settings: Arc<Settings>) -> Self {
         let turn = fastrand::usize(..settings.config.endpoints.len());
-        Self { settings, turn, client: None }
+        Self {
+            settings,
+            turn,
+            client: None,
+        }
     }
 
     /// Asks the member of the moment, connecting to it first if need be.
     ///
     /// Any failure gives the member up: a wrong password is read anew and an expired login renewed by connecting again.
-    pub(super) async fn ask<T, F>(&mut self, action: &'static str, ask: impl FnOnce(Client) -> F) -> Result<T, EtcdError>
+    pub(super) async fn ask<T, F>(
+        &mut self,
+        action: &'static str,
+        ask: impl FnOnce(Client) -> F,
+    ) -> Result<T, EtcdError>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
@@ -57,11 +65,19 @@ impl Link {
     }
 
     pub(super) fn hung(&self, action: &'static str) -> EtcdError {
-        EtcdError::Hung { endpoint: self.endpoint(), action, within: self.timeout() }
+        EtcdError::Hung {
+            endpoint: self.endpoint(),
+            action,
+            within: self.timeout(),
+        }
     }
 
     pub(super) fn refused(&self, action: &'static str, error: &etcd_client::Error) -> EtcdError {
-        EtcdError::Refused { endpoint: self.endpoint(), action, reason: reason(error) }
+        EtcdError::Refused {
+            endpoint: self.endpoint(),
+            action,
+            reason: reason(error),
+        }
     }
 
     async fn client(&mut self) -> Result<Client, EtcdError> {
@@ -86,18 +102,27 @@ impl Link {
         let channel = self.dial(&credentials).await?;
         let user = credentials.user;
         let options = options(user.as_ref());
-        Client::from_channel(Channel::Tonic(channel), Some(options)).await.map_err(|error| EtcdError::LogIn {
-            endpoint: self.endpoint(),
-            user: user.map(|it| it.name).unwrap_or_default(),
-            reason: reason(&error),
-        })
+        Client::from_channel(Channel::Tonic(channel), Some(options))
+            .await
+            .map_err(|error| EtcdError::LogIn {
+                endpoint: self.endpoint(),
+                user: user.map(|it| it.name).unwrap_or_default(),
+                reason: reason(&error),
+            })
     }
 
-    async fn dial(&self, credentials: &Credentials) -> Result<tonic::transport::Channel, EtcdError> {
-        let channel = self.target(credentials)?.connect().await.map_err(|error| EtcdError::Unreachable {
-            endpoint: self.endpoint(),
-            reason: causes(&error),
-        })?;
+    async fn dial(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<tonic::transport::Channel, EtcdError> {
+        let channel =
+            self.target(credentials)?
+                .connect()
+                .await
+                .map_err(|error| EtcdError::Unreachable {
+                    endpoint: self.endpoint(),
+                    reason: causes(&error),
+                })?;
         Ok(channel)
     }
 
@@ -113,8 +138,17 @@ impl Link {
                     .keep_alive_timeout(self.timeout())
                     .keep_alive_while_idle(false)
             })
-            .and_then(|it| if is_tls { it.tls_config(tls(credentials)) } else { Ok(it) });
-        res.map_err(|error| EtcdError::Endpoint { endpoint: self.endpoint(), reason: causes(&error) })
+            .and_then(|it| {
+                if is_tls {
+                    it.tls_config(tls(credentials))
+                } else {
+                    Ok(it)
+                }
+            });
+        res.map_err(|error| EtcdError::Endpoint {
+            endpoint: self.endpoint(),
+            reason: causes(&error),
+        })
     }
 }
 
@@ -122,7 +156,9 @@ impl Link {
 fn options(user: Option<&User>) -> ConnectOptions {
     let options = ConnectOptions::new().with_require_leader(true);
     match user {
-        Some(user) => options.with_user(&user.name, &user.password).with_auto_token_refresh(true),
+        Some(user) => options
+            .with_user(&user.name, &user.password)
+            .with_auto_token_refresh(true),
         None => options,
     }
 }
@@ -141,7 +177,9 @@ fn tls(credentials: &Credentials) -> ClientTlsConfig {
 /// etcd's own words where there are some, else all that is known.
 fn reason(error: &etcd_client::Error) -> String {
     match error {
-        etcd_client::Error::GRpcStatus(status) if status.source().is_none() => status.message().to_owned(),
+        etcd_client::Error::GRpcStatus(status) if status.source().is_none() => {
+            status.message().to_owned()
+        }
         etcd_client::Error::GRpcStatus(status) => causes(status),
         etcd_client::Error::TransportError(error) => causes(error),
         error => error.to_string(),

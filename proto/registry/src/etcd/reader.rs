@@ -5,7 +5,9 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use etcd_client::{EventType, GetOptions, GetResponse, KeyValue, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{
+    EventType, GetOptions, GetResponse, KeyValue, WatchOptions, WatchResponse, WatchStream,
+};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -89,8 +91,13 @@ impl Reader {
         let mut stream = self.open().await?;
         self.backoff.reset();
         loop {
-            let response = self.receive(&mut stream).await.inspect_err(|_| self.link.give_up())?;
-            self.tell_response(&response).await.inspect_err(|_| self.link.give_up())?;
+            let response = self
+                .receive(&mut stream)
+                .await
+                .inspect_err(|_| self.link.give_up())?;
+            self.tell_response(&response)
+                .await
+                .inspect_err(|_| self.link.give_up())?;
         }
     }
 
@@ -100,11 +107,17 @@ impl Reader {
         }
         warn!(folder = self.folder.as_str(), %error, "out of touch with the registry, going on with what is known");
         self.is_lost = true;
-        self.tell(Change::Lost { reason: error.to_string() }).await
+        self.tell(Change::Lost {
+            reason: error.to_string(),
+        })
+        .await
     }
 
     async fn tell(&self, change: Change) -> Result<(), EtcdError> {
-        self.changes.send(change).await.map_err(|_| EtcdError::Unread)
+        self.changes
+            .send(change)
+            .await
+            .map_err(|_| EtcdError::Unread)
     }
 }
 
@@ -129,21 +142,33 @@ impl Reader {
         }
     }
 
-    async fn page(&mut self, from: Vec<u8>, as_of: Option<Revision>) -> Result<GetResponse, EtcdError> {
+    async fn page(
+        &mut self,
+        from: Vec<u8>,
+        as_of: Option<Revision>,
+    ) -> Result<GetResponse, EtcdError> {
         let at = as_of.map_or(0, number);
-        let options = GetOptions::new().with_range(self.folder.end()).with_limit(PAGE_KEYS).with_revision(at);
+        let options = GetOptions::new()
+            .with_range(self.folder.end())
+            .with_limit(PAGE_KEYS)
+            .with_revision(at);
         let res = self
             .link
             .ask("list the registry", |client| async move {
-                let mut kv = client.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX);
+                let mut kv = client
+                    .kv_client()
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX);
                 kv.get(from, Some(options)).await
             })
             .await;
         match (res, as_of) {
             // Between two pages; the next listing starts at a newer revision.
-            (Err(EtcdError::Refused { endpoint, reason, .. }), Some(since)) if reason.contains("compacted") => {
-                Err(EtcdError::Compacted { endpoint, since })
-            }
+            (
+                Err(EtcdError::Refused {
+                    endpoint, reason, ..
+                }),
+                Some(since),
+            ) if reason.contains("compacted") => Err(EtcdError::Compacted { endpoint, since }),
             (res, _) => res,
         }
     }
@@ -151,7 +176,10 @@ impl Reader {
     fn revision_of(&self, page: &GetResponse) -> Result<Revision, EtcdError> {
         match page.header() {
             Some(header) => Ok(revision(header.revision())),
-            None => Err(EtcdError::Incomplete { endpoint: self.link.endpoint(), what: "a header" }),
+            None => Err(EtcdError::Incomplete {
+                endpoint: self.link.endpoint(),
+                what: "a header",
+            }),
         }
     }
 
@@ -160,12 +188,20 @@ impl Reader {
             return Ok(());
         }
         let folder = self.folder.as_str().to_owned();
-        Err(EtcdError::TooMany { endpoint: self.link.endpoint(), folder, max: RECORDS_MAX })
+        Err(EtcdError::TooMany {
+            endpoint: self.link.endpoint(),
+            folder,
+            max: RECORDS_MAX,
+        })
     }
 
     async fn tell_listed(&mut self, at: Revision, entries: Vec<Entry>) -> Result<(), EtcdError> {
         self.told = at;
-        self.tell(Change::Listed { revision: at, entries }).await?;
+        self.tell(Change::Listed {
+            revision: at,
+            entries,
+        })
+        .await?;
         self.is_lost = false;
         Ok(())
     }
@@ -182,7 +218,9 @@ impl Reader {
         let from = self.folder.as_str().to_owned();
         self.link
             .ask("open a watch", |client| async move {
-                let mut watch = client.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX);
+                let mut watch = client
+                    .watch_client()
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX);
                 watch.watch(from, Some(options)).await
             })
             .await
@@ -196,7 +234,10 @@ impl Reader {
         };
         match spoken {
             Ok(Some(response)) => Ok(response),
-            Ok(None) => Err(EtcdError::Ended { endpoint: self.link.endpoint(), what: "watch" }),
+            Ok(None) => Err(EtcdError::Ended {
+                endpoint: self.link.endpoint(),
+                what: "watch",
+            }),
             Err(error) => Err(self.link.refused("go on with a watch", &error)),
         }
     }
@@ -223,7 +264,10 @@ impl Reader {
         if response.events().is_empty() {
             // The revision of a progress response is not told: etcd before 3.4.25 and 3.5.8 answers with that of the
             // store, ahead of events that it has yet to send (etcd issue 15220).
-            self.tell(Change::Current { revision: self.told }).await?;
+            self.tell(Change::Current {
+                revision: self.told,
+            })
+            .await?;
         }
         Ok(())
     }
@@ -231,18 +275,33 @@ impl Reader {
     fn check_response(&self, response: &WatchResponse) -> Result<(), EtcdError> {
         let endpoint = self.link.endpoint();
         if response.compact_revision() > 0 {
-            return Err(EtcdError::Compacted { endpoint, since: self.told });
+            return Err(EtcdError::Compacted {
+                endpoint,
+                since: self.told,
+            });
         }
         if response.canceled() {
             let reason = response.cancel_reason().to_owned();
-            return Err(EtcdError::Refused { endpoint, action: "go on with a watch", reason });
+            return Err(EtcdError::Refused {
+                endpoint,
+                action: "go on with a watch",
+                reason,
+            });
         }
-        self.check_forward(response.header().map_or(self.told, |it| revision(it.revision())))
+        self.check_forward(
+            response
+                .header()
+                .map_or(self.told, |it| revision(it.revision())),
+        )
     }
 
     fn check_forward(&self, to: Revision) -> Result<(), EtcdError> {
         if to < self.told {
-            return Err(EtcdError::WentBack { endpoint: self.link.endpoint(), from: self.told, to });
+            return Err(EtcdError::WentBack {
+                endpoint: self.link.endpoint(),
+                from: self.told,
+                to,
+            });
         }
         Ok(())
     }
@@ -252,8 +311,14 @@ impl Reader {
         self.check_forward(at)?;
         self.told = at;
         let change = match kind {
-            EventType::Put => Change::Put { revision: at, entry: entry(kv.clone()) },
-            EventType::Delete => Change::Deleted { revision: at, key: text(kv.key()) },
+            EventType::Put => Change::Put {
+                revision: at,
+                entry: entry(kv.clone()),
+            },
+            EventType::Delete => Change::Deleted {
+                revision: at,
+                key: text(kv.key()),
+            },
         };
         self.tell(change).await
     }
@@ -261,7 +326,10 @@ impl Reader {
 
 fn entry(kv: KeyValue) -> Entry {
     let (key, value) = kv.into_key_value();
-    Entry { key: text(&key), value: cut(value) }
+    Entry {
+        key: text(&key),
+        value: cut(value),
+    }
 }
 
 fn text(key: &[u8]) -> String {
