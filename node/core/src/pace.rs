@@ -40,11 +40,15 @@ enum State {
 
 impl Pace {
     /// A connection whose first bytes have come, and are those of a head.
-    pub fn new(limits: Limits, now: Instant) -> Self {
-        Self {
-            limits,
-            state: State::Head { since: now },
-        }
+    pub fn amid_head(limits: Limits, now: Instant) -> Self {
+        let state = State::Head { since: now };
+        Self { limits, state }
+    }
+
+    /// A connection that waits for its first request.
+    pub fn idle(limits: Limits, now: Instant) -> Self {
+        let state = State::Idle { since: now };
+        Self { limits, state }
     }
 
     /// Bytes have come. Within an exchange they are its body.
@@ -136,7 +140,7 @@ mod tests {
     fn begun() -> (Pace, Instant) {
         let start = Instant::now();
         (
-            Pace::new(
+            Pace::amid_head(
                 Limits {
                     head: HEAD,
                     idle: IDLE,
