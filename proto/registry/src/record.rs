@@ -32,7 +32,7 @@ pub struct NodeRecord {
     /// What it runs. Default: empty.
     #[serde(default)]
     pub version: String,
-    /// Its share of new work beside other nodes. Default: 1.
+    /// Its share of new work beside other nodes. Default: 100.
     #[serde(default = "default_weight")]
     pub weight: u32,
     /// Whether it takes new work.
@@ -134,7 +134,7 @@ impl Incarnation {
 }
 
 fn default_weight() -> u32 {
-    1
+    100
 }
 
 #[cfg(test)]
@@ -148,7 +148,7 @@ mod tests {
             decode("a", short).expect("unknown fields are ignored, absent ones have defaults");
         assert_eq!(
             (node.weight, node.state, node.zone),
-            (1, NodeState::Leaving, None)
+            (100, NodeState::Leaving, None)
         );
     }
 

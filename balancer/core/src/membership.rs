@@ -1,0 +1,618 @@
+//! Who may get new work: what the registry says, what DNS says and what probes see, made into one answer per endpoint.
+//!
+//! One rule keeps a dead etcd harmless: *a node that vanishes without having said that it is leaving is believed gone only
+//! when a probe agrees*. So an emptied, restored or unreachable registry removes nobody who still answers, and a node that
+//! crashed goes as soon as it is seen to be dead. What nobody probes away is forgotten after [`Rules::lost_for_max`].
+//!
+//! This file owns no socket and no clock: shells hand in facts with `handle_*`, and obey what [`Membership::next_command`] says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    endpoint::{Endpoint, WEIGHT},
+    health::{Health, Policy, State},
+    load::Load,
+    name::{NodeId, ServiceName},
+};
+
+/// The place of a service in the list given to [`Membership::new`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceIdx(pub usize);
+
+/// A service whose endpoints this balancer keeps track of.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    pub name: ServiceName,
+    pub source: Source,
+    pub probing: Policy,
+}
+
+/// Where a service's endpoints come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Registry,
+    /// A fixed list or a DNS name: the newest answer is the whole truth, and an absent address has left politely.
+    Addresses,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// How long a node that vanished from the registry is kept while nothing proves it dead.
+    pub lost_for_max: Duration,
+}
+
+/// What a registry knows of a node, in the core's own words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    pub id: String,
+    pub incarnation: u64,
+    pub zone: Option<String>,
+    pub weight: u32,
+    pub leaving: bool,
+    pub addresses: BTreeMap<String, SocketAddr>,
+}
+
+/// What a shell has to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Every core may send new work there; replaces an endpoint of the same node.
+    Offer {
+        service: ServiceIdx,
+        endpoint: Arc<Endpoint>,
+    },
+    /// No core may send new work there.
+    Withdraw { service: ServiceIdx, node: NodeId },
+    /// An endpoint that was suspected is trusted again; who waits for one may look.
+    Trust { service: ServiceIdx },
+    /// Find out whether the endpoint answers and report with [`Membership::handle_probe`].
+    Probe {
+        service: ServiceIdx,
+        endpoint: Arc<Endpoint>,
+    },
+}
+
+/// Why an endpoint is in its present state, for people.
+#[derive(Debug, Clone, Serialize)]
+pub struct Standing {
+    pub service: String,
+    pub node: String,
+    pub address: SocketAddr,
+    pub incarnation: u64,
+    pub zone: Option<String>,
+    pub weight: u32,
+    pub presence: &'static str,
+    pub health: &'static str,
+    pub offered: bool,
+    pub suspected: bool,
+    pub in_flight: u32,
+}
+
+type Key = (ServiceIdx, NodeId);
+
+#[derive(Debug)]
+pub struct Membership {
+    rules: Rules,
+    services: Vec<Watched>,
+    idx_by_name: HashMap<ServiceName, ServiceIdx>,
+    member_by_key: BTreeMap<Key, Member>,
+    services_by_node: HashMap<NodeId, Vec<ServiceIdx>>,
+    wake_ups: BTreeSet<(Instant, Key)>,
+    lost_by_address: HashMap<(ServiceIdx, SocketAddr), NodeId>,
+    /// Loads outlive their endpoints while requests are in flight, and a node that returns finds its counts again.
+    load_by_key: HashMap<Key, Weak<Load>>,
+    in_touch: bool,
+    rng: Rng,
+    commands: VecDeque<Command>,
+}
+
+#[derive(Debug)]
+struct Member {
+    endpoint: Arc<Endpoint>,
+    presence: Presence,
+    health: Health,
+    /// The cores hold an endpoint of this key.
+    offered: bool,
+    /// What the cores hold is not this endpoint object.
+    outdated: bool,
+    wake_up: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Announced,
+    /// It asked for no new work; what it has in flight may end.
+    Leaving,
+    /// It vanished without a word.
+    Lost {
+        since: Instant,
+    },
+}
+
+impl Membership {
+    pub fn new(rules: Rules, services: Vec<Watched>, rng: Rng) -> Self {
+        let idx_by_name = (0..)
+            .map(ServiceIdx)
+            .zip(&services)
+            .map(|(idx, service)| (service.name.clone(), idx))
+            .collect();
+        Self {
+            rules,
+            services,
+            idx_by_name,
+            member_by_key: BTreeMap::new(),
+            services_by_node: HashMap::new(),
+            wake_ups: BTreeSet::new(),
+            lost_by_address: HashMap::new(),
+            load_by_key: HashMap::new(),
+            in_touch: false,
+            rng,
+            commands: VecDeque::new(),
+        }
+    }
+
+    /// The registry's whole list: whoever is not on it has vanished.
+    pub fn handle_list(&mut self, now: Instant, nodes: Vec<NodeFacts>) {
+        self.in_touch = true;
+        let listed: BTreeSet<NodeId> = nodes.iter().map(|n| n.id.as_str().into()).collect();
+        let vanished: BTreeSet<NodeId> = self
+            .member_by_key
+            .keys()
+            .filter(|(service, node)| self.is_from_registry(*service) && !listed.contains(node))
+            .map(|(_, node)| node.clone())
+            .collect();
+        for node in nodes {
+            self.take_in(now, node);
+        }
+        for node in vanished {
+            self.lose(now, &node);
+        }
+    }
+
+    pub fn handle_put(&mut self, now: Instant, node: NodeFacts) {
+        self.in_touch = true;
+        self.take_in(now, node);
+    }
+
+    pub fn handle_delete(&mut self, now: Instant, node: &NodeId) {
+        self.in_touch = true;
+        self.lose(now, node);
+    }
+
+    /// The registry cannot be reached: its silence says nothing about anybody.
+    pub fn handle_silence(&mut self) {
+        self.in_touch = false;
+    }
+
+    /// What was known before this process started, from its own memory of it.
+    pub fn handle_recall(&mut self, now: Instant, nodes: Vec<NodeFacts>) {
+        for node in nodes {
+            let id = NodeId::from(node.id.as_str());
+            self.take_in(now, node);
+            self.lose(now, &id);
+        }
+    }
+
+    /// The addresses of a fixed or DNS service. An empty answer is taken for a fault of the name server, not for an exodus.
+    pub fn handle_addresses(
+        &mut self,
+        now: Instant,
+        service: ServiceIdx,
+        addresses: &[SocketAddr],
+    ) {
+        if addresses.is_empty() {
+            return;
+        }
+        let listed: BTreeSet<NodeId> = addresses.iter().map(address_id).collect();
+        let gone: Vec<Key> = self
+            .keys_of(service)
+            .filter(|(_, node)| !listed.contains(node))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.forget(&key);
+        }
+        for address in addresses {
+            let load = self.load_of(&(service, address_id(address)));
+            let endpoint = Endpoint::new(address_id(address), 0, *address, None, WEIGHT, load);
+            self.upsert(now, service, endpoint, Presence::Announced);
+        }
+    }
+
+    /// What a probe of this life of the endpoint found.
+    pub fn handle_probe(&mut self, now: Instant, service: ServiceIdx, probed: &Endpoint, ok: bool) {
+        let key = (service, probed.node.clone());
+        let in_touch = self.in_touch;
+        let Some(member) = self.member_by_key.get_mut(&key) else {
+            return;
+        };
+        if !member.endpoint.is_same_life(probed) {
+            return;
+        }
+        member.health.on_probe(now, ok, &mut self.rng);
+        if ok && member.endpoint.is_suspected() {
+            member.endpoint.trust();
+            self.commands.push_back(Command::Trust { service });
+        }
+        let believed_gone = matches!(member.presence, Presence::Lost { .. }) && !ok && in_touch;
+        if believed_gone {
+            self.forget(&key);
+        } else {
+            self.settle(&key);
+        }
+    }
+
+    /// A core could not reach the endpoint, or lost a connection to it in an unfriendly way.
+    pub fn handle_suspicion(&mut self, now: Instant, service: ServiceIdx, node: &NodeId) {
+        let key = (service, node.clone());
+        if let Some(member) = self.member_by_key.get_mut(&key) {
+            member.health.on_suspect(now);
+            self.settle(&key);
+        }
+    }
+
+    /// When [`Membership::handle_timeout`] wants to be called next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wake_ups.first().map(|(at, _)| *at)
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, key)) = self.wake_ups.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.wake(now, &key);
+        }
+    }
+
+    pub fn next_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    pub fn service_idx(&self, name: &str) -> Option<ServiceIdx> {
+        self.idx_by_name.get(name).copied()
+    }
+
+    /// The registry's nodes as far as known, to be remembered across a restart.
+    pub fn facts(&self) -> Vec<NodeFacts> {
+        let mut by_node: BTreeMap<&NodeId, NodeFacts> = BTreeMap::new();
+        for ((service, node), member) in &self.member_by_key {
+            if !self.is_from_registry(*service) || member.presence == Presence::Leaving {
+                continue;
+            }
+            let endpoint = &member.endpoint;
+            let facts = by_node.entry(node).or_insert_with(|| NodeFacts {
+                id: node.to_string(),
+                incarnation: endpoint.incarnation,
+                zone: endpoint.zone.clone(),
+                weight: endpoint.weight,
+                leaving: false,
+                addresses: BTreeMap::new(),
+            });
+            let name = self.services[service.0].name.to_string();
+            facts.addresses.insert(name, endpoint.address);
+        }
+        by_node.into_values().collect()
+    }
+
+    /// How many endpoints of a service are known, and how many of them are offered new work.
+    pub fn count(&self, service: ServiceIdx) -> (usize, usize) {
+        let mut counts = (0, 0);
+        for key in self.keys_of(service) {
+            counts.0 += 1;
+            counts.1 += usize::from(self.member_by_key[key].offered);
+        }
+        counts
+    }
+
+    pub fn standings(&self) -> Vec<Standing> {
+        self.member_by_key
+            .iter()
+            .map(|((service, _), member)| member.standing(&self.services[service.0].name))
+            .collect()
+    }
+
+    fn take_in(&mut self, now: Instant, node: NodeFacts) {
+        let id = NodeId::from(node.id.as_str());
+        let presence = if node.leaving {
+            Presence::Leaving
+        } else {
+            Presence::Announced
+        };
+        let served: Vec<(ServiceIdx, SocketAddr)> = node
+            .addresses
+            .iter()
+            .filter_map(|(name, address)| Some((self.service_idx(name)?, *address)))
+            .filter(|(service, _)| self.is_from_registry(*service))
+            .collect();
+        for service in self.services_by_node.get(&id).cloned().unwrap_or_default() {
+            let serves_no_more = !served.iter().any(|(s, _)| *s == service);
+            let key = (service, id.clone());
+            if serves_no_more && self.is_from_registry(service) && !self.is_outdated(&key, &node) {
+                self.forget(&key);
+            }
+        }
+        for (service, address) in served {
+            let key = (service, id.clone());
+            if self.is_outdated(&key, &node) {
+                continue;
+            }
+            let load = self.load_of(&key);
+            let endpoint = Endpoint::new(
+                id.clone(),
+                node.incarnation,
+                address,
+                node.zone.clone(),
+                node.weight,
+                load,
+            );
+            self.upsert(now, service, endpoint, presence);
+        }
+    }
+
+    /// A record of an earlier life that arrives late, after the node's newer life announced itself.
+    fn is_outdated(&self, key: &Key, node: &NodeFacts) -> bool {
+        self.member_by_key
+            .get(key)
+            .is_some_and(|member| node.incarnation < member.endpoint.incarnation)
+    }
+
+    fn upsert(
+        &mut self,
+        now: Instant,
+        service: ServiceIdx,
+        endpoint: Endpoint,
+        presence: Presence,
+    ) {
+        let key = (service, endpoint.node.clone());
+        self.forget_lost_at(service, &endpoint);
+        match self.member_by_key.get_mut(&key) {
+            Some(member) if member.endpoint.is_same_life(&endpoint) => {
+                member.presence = presence;
+                if !member.endpoint.is_described_as(&endpoint) {
+                    member.replace(endpoint);
+                }
+            }
+            _ => self.begin(now, &key, endpoint, presence),
+        }
+        self.settle(&key);
+    }
+
+    /// A new life of a node: nothing that was known of the last one's health applies.
+    fn begin(&mut self, now: Instant, key: &Key, endpoint: Endpoint, presence: Presence) {
+        let health = Health::new(self.services[key.0.0].probing.clone(), now, &mut self.rng);
+        let wake_up = health.next_wake_up();
+        let old = self.member_by_key.remove(key);
+        if let Some(old) = &old {
+            self.wake_ups.remove(&(old.wake_up, key.clone()));
+        } else {
+            self.services_by_node
+                .entry(key.1.clone())
+                .or_default()
+                .push(key.0);
+        }
+        let member = Member {
+            endpoint: Arc::new(endpoint),
+            presence,
+            health,
+            // Cores replace an endpoint by node id, so an offer of the new life ends the old one without a gap.
+            offered: old.is_some_and(|old| old.offered),
+            outdated: true,
+            wake_up,
+        };
+        self.wake_ups.insert((wake_up, key.clone()));
+        self.member_by_key.insert(key.clone(), member);
+    }
+
+    /// A node that was lost has returned, or somebody else lives at its address and probes would tell of the wrong one.
+    fn forget_lost_at(&mut self, service: ServiceIdx, newcomer: &Endpoint) {
+        if let Some(node) = self.lost_by_address.remove(&(service, newcomer.address))
+            && node != newcomer.node
+        {
+            self.forget(&(service, node));
+        }
+    }
+
+    fn lose(&mut self, now: Instant, node: &NodeId) {
+        for service in self.services_by_node.get(node).cloned().unwrap_or_default() {
+            if self.is_from_registry(service) {
+                self.lose_one(now, &(service, node.clone()));
+            }
+        }
+    }
+
+    fn lose_one(&mut self, now: Instant, key: &Key) {
+        let in_touch = self.in_touch;
+        let Some(member) = self.member_by_key.get_mut(key) else {
+            return;
+        };
+        match member.presence {
+            Presence::Leaving => self.forget(key),
+            Presence::Lost { .. } => {}
+            Presence::Announced if in_touch && member.health.state() == State::Unhealthy => {
+                self.forget(key)
+            }
+            Presence::Announced => {
+                member.presence = Presence::Lost { since: now };
+                member.health.probe_soon(now);
+                let address = member.endpoint.address;
+                self.lost_by_address.insert((key.0, address), key.1.clone());
+                self.settle(key);
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Instant, key: &Key) {
+        let Some(member) = self.member_by_key.get_mut(key) else {
+            debug_assert!(false, "a wake-up belongs to a member");
+            return;
+        };
+        if let Presence::Lost { since } = member.presence
+            && now.saturating_duration_since(since) >= self.rules.lost_for_max
+        {
+            self.forget(key);
+            return;
+        }
+        if member.health.begin_probe(now, &mut self.rng) {
+            let endpoint = member.endpoint.clone();
+            self.commands.push_back(Command::Probe {
+                service: key.0,
+                endpoint,
+            });
+        }
+        self.settle(key);
+    }
+
+    /// Brings what the cores hold in line with what is known, and re-arms the member's wake-up.
+    fn settle(&mut self, key: &Key) {
+        let Some(member) = self.member_by_key.get_mut(key) else {
+            return;
+        };
+        let wake_up = member.health.next_wake_up();
+        if wake_up != member.wake_up {
+            self.wake_ups.remove(&(member.wake_up, key.clone()));
+            self.wake_ups.insert((wake_up, key.clone()));
+            member.wake_up = wake_up;
+        }
+        let deserving = member.deserves_work();
+        if deserving && (!member.offered || member.outdated) {
+            let endpoint = member.endpoint.clone();
+            self.commands.push_back(Command::Offer {
+                service: key.0,
+                endpoint,
+            });
+            member.outdated = false;
+        } else if !deserving && member.offered {
+            self.commands.push_back(Command::Withdraw {
+                service: key.0,
+                node: key.1.clone(),
+            });
+        }
+        member.offered = deserving;
+        self.check_invariants();
+    }
+
+    fn forget(&mut self, key: &Key) {
+        let Some(member) = self.member_by_key.remove(key) else {
+            return;
+        };
+        self.wake_ups.remove(&(member.wake_up, key.clone()));
+        let place = (key.0, member.endpoint.address);
+        if self.lost_by_address.get(&place) == Some(&key.1) {
+            self.lost_by_address.remove(&place);
+        }
+        if member.offered {
+            self.commands.push_back(Command::Withdraw {
+                service: key.0,
+                node: key.1.clone(),
+            });
+        }
+        if let Some(services) = self.services_by_node.get_mut(&key.1) {
+            services.retain(|service| *service != key.0);
+            if services.is_empty() {
+                self.services_by_node.remove(&key.1);
+            }
+        }
+        if Arc::strong_count(&member.endpoint.load) == 1 {
+            self.load_by_key.remove(key);
+        }
+        self.check_invariants();
+    }
+
+    /// The counts of this node, if anything still holds them, else new ones.
+    fn load_of(&mut self, key: &Key) -> Arc<Load> {
+        if let Some(load) = self.load_by_key.get(key).and_then(Weak::upgrade) {
+            return load;
+        }
+        self.drop_dead_loads();
+        let load = Arc::new(Load::default());
+        self.load_by_key.insert(key.clone(), Arc::downgrade(&load));
+        load
+    }
+
+    /// Loads whose last request ended after their node was forgotten; swept only when they outnumber the living.
+    fn drop_dead_loads(&mut self) {
+        if self.load_by_key.len() > 2 * self.member_by_key.len() + 64 {
+            self.load_by_key.retain(|_, load| load.strong_count() > 0);
+        }
+    }
+
+    fn is_from_registry(&self, service: ServiceIdx) -> bool {
+        self.services[service.0].source == Source::Registry
+    }
+
+    fn keys_of(&self, service: ServiceIdx) -> impl Iterator<Item = &Key> {
+        self.member_by_key
+            .range((service, NodeId::from(""))..)
+            .map(|(key, _)| key)
+            .take_while(move |key| key.0 == service)
+    }
+
+    fn check_invariants(&self) {
+        debug_assert_eq!(
+            self.wake_ups.len(),
+            self.member_by_key.len(),
+            "each member has one wake-up"
+        );
+        debug_assert!(
+            self.lost_by_address.len() <= self.member_by_key.len(),
+            "only members can be lost"
+        );
+    }
+}
+
+impl Member {
+    fn deserves_work(&self) -> bool {
+        self.presence != Presence::Leaving
+            && self.endpoint.weight > 0
+            && self.health.state() != State::Unhealthy
+    }
+
+    /// The same life with other words about it: cores keep their connections.
+    fn replace(&mut self, endpoint: Endpoint) {
+        if self.endpoint.is_suspected() {
+            endpoint.suspect();
+        }
+        self.endpoint = Arc::new(endpoint);
+        self.outdated = true;
+    }
+
+    fn standing(&self, service: &ServiceName) -> Standing {
+        let endpoint = &self.endpoint;
+        Standing {
+            service: service.to_string(),
+            node: endpoint.node.to_string(),
+            address: endpoint.address,
+            incarnation: endpoint.incarnation,
+            zone: endpoint.zone.clone(),
+            weight: endpoint.weight,
+            presence: self.presence.word(),
+            health: self.health.state().word(),
+            offered: self.offered,
+            suspected: endpoint.is_suspected(),
+            in_flight: endpoint.load.in_flight(),
+        }
+    }
+}
+
+impl Presence {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Announced => "announced",
+            Self::Leaving => "leaving",
+            Self::Lost { .. } => "lost",
+        }
+    }
+}
+
+/// An endpoint that nobody announced is known by its address.
+fn address_id(address: &SocketAddr) -> NodeId {
+    address.to_string().into()
+}

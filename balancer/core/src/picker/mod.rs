@@ -1,0 +1,3 @@
+//! Ways to choose one endpoint of many.
+
+pub mod p2c;

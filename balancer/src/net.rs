@@ -1,0 +1,85 @@
+//! The one file of this program that opens sockets.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that the kernel completes while every core is busy; past it clients retry their SYN.
+const BACKLOG: i32 = 4096;
+
+/// Binds one listening socket per core to the same address; the kernel spreads connections over them.
+///
+/// Port 0 is resolved once, so that all sockets share the port that the kernel chose.
+///
+/// # Errors
+/// When the address cannot be bound, above all because somebody else listens there.
+pub(crate) fn listen(address: SocketAddr, cores: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    // With SO_REUSEPORT a second program of the same user would quietly share the port; a first bind without it cannot.
+    let claimed = if address.port() == 0 {
+        None
+    } else {
+        Some(bind(address, false)?)
+    };
+    drop(claimed);
+    let first = bind(address, true)?;
+    let address = first
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::other("a listening TCP socket has an IP address"))?;
+    let mut sockets = vec![first];
+    for _ in 1..cores {
+        sockets.push(bind(address, true)?);
+    }
+    sockets
+        .into_iter()
+        .map(|socket| {
+            socket.listen(BACKLOG)?;
+            Ok(socket.into())
+        })
+        .collect()
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    if !shared {
+        // Only listening tells whether another socket with SO_REUSEADDR listens there.
+        socket.listen(1)?;
+    }
+    Ok(socket)
+}
+
+/// Hands a listening socket to the runtime of the calling core.
+///
+/// # Errors
+/// When the runtime cannot register it.
+pub(crate) fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    TcpListener::from_std(listener)
+}
+
+/// Connects within `timeout`, with Nagle's algorithm off: a proxy's writes are whole messages already.
+///
+/// # Errors
+/// The operating system's, or `TimedOut`.
+pub(crate) async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(timeout, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Makes the close of `stream` a reset, which tells a client of an unknown protocol that it was refused.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    let socket = socket2::SockRef::from(stream);
+    // A socket that the client closed already cannot be told; nothing is lost then.
+    let _ = socket.set_linger(Some(Duration::ZERO));
+}

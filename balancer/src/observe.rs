@@ -1,0 +1,441 @@
+//! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
+
+mod access;
+
+pub(crate) use access::{AccessLog, AccessSink};
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use balancer_core::name::NodeId;
+use http::{Method, StatusCode, Uri, Version};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use crate::{accept::ClientConnection, forward::body::Progress};
+
+/// Upper bounds in seconds: from a cached answer on loopback to a client that gives up.
+const DURATION_BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Why an exchange ended. The code stands in the access log and as a metric label; `docs/METRICS.md` explains each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Completed,
+    /// The client went away before it had everything.
+    ClientGone,
+    /// The node broke off in the middle of its answer.
+    NodeCut,
+    /// The node took the request, or may have, and went away without an answer.
+    NodeGone,
+    /// The node took the request and said nothing for too long.
+    NodeSilent,
+    /// No connection to any node could be made.
+    Unreachable,
+    /// No node was available in time.
+    NoEndpoint,
+    /// Too many requests wait for a node already.
+    QueueFull,
+    NoRoute,
+    BadRequest,
+    /// A tunnel that one side closed.
+    TunnelClosed,
+    /// A tunnel through which nothing passed for too long, or that outlived the drain deadline.
+    TunnelCut,
+}
+
+impl Ended {
+    pub(crate) const ALL: [Ended; 12] = [
+        Ended::Completed,
+        Ended::ClientGone,
+        Ended::NodeCut,
+        Ended::NodeGone,
+        Ended::NodeSilent,
+        Ended::Unreachable,
+        Ended::NoEndpoint,
+        Ended::QueueFull,
+        Ended::NoRoute,
+        Ended::BadRequest,
+        Ended::TunnelClosed,
+        Ended::TunnelCut,
+    ];
+
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientGone => "client_gone",
+            Self::NodeCut => "node_cut",
+            Self::NodeGone => "node_gone",
+            Self::NodeSilent => "node_silent",
+            Self::Unreachable => "unreachable",
+            Self::NoEndpoint => "no_endpoint",
+            Self::QueueFull => "queue_full",
+            Self::NoRoute => "no_route",
+            Self::BadRequest => "bad_request",
+            Self::TunnelClosed => "tunnel_closed",
+            Self::TunnelCut => "tunnel_cut",
+        }
+    }
+}
+
+/// What is known of an exchange so far. Dropping it writes it down; one that was not ended by then was the client's to end.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    client: Arc<ClientConnection>,
+    began: Instant,
+    /// Only kept when there is a line to write.
+    line: Option<Box<Line>>,
+    service: Option<ServiceMetrics>,
+    status: StatusCode,
+    ended: Option<Ended>,
+    pub(crate) received: Option<Arc<Progress>>,
+    pub(crate) sent: u64,
+}
+
+/// The words of an access line that metrics have no use for.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) host: Option<http::HeaderValue>,
+    pub(crate) version: Version,
+    pub(crate) request_id: Option<http::HeaderValue>,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) service: Option<balancer_core::name::ServiceName>,
+    pub(crate) node: Option<NodeId>,
+    pub(crate) tries: u32,
+    pub(crate) first_byte: Option<Duration>,
+}
+
+impl Exchange {
+    pub(crate) fn begin(client: Arc<ClientConnection>, line: Option<Box<Line>>) -> Box<Self> {
+        client.lifeline().begin();
+        Box::new(Self {
+            client,
+            began: Instant::now(),
+            line,
+            service: None,
+            status: StatusCode::OK,
+            ended: None,
+            received: None,
+            sent: 0,
+        })
+    }
+
+    pub(crate) fn client(&self) -> &Arc<ClientConnection> {
+        &self.client
+    }
+
+    /// The rest of the line, if one will be written.
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut Line)) {
+        if let Some(line) = &mut self.line {
+            note(line);
+        }
+    }
+
+    pub(crate) fn routed(&mut self, metrics: &ServiceMetrics) {
+        metrics.active.increment(1.0);
+        self.service = Some(metrics.clone());
+    }
+
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+    }
+
+    /// Says why it ended; only the first reason counts.
+    pub(crate) fn end(&mut self, ended: Ended) {
+        self.ended.get_or_insert(ended);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.began);
+        let ended = self.ended.unwrap_or(Ended::ClientGone);
+        self.client.lifeline().end(now);
+        match &self.service {
+            Some(metrics) => {
+                metrics.active.decrement(1.0);
+                metrics.finish(self.status, ended, took);
+            }
+            None => self.client.listener().metrics.refused(ended),
+        }
+        if let Some(line) = &self.line {
+            let received = self.received.as_ref().map_or(0, |it| it.bytes());
+            let written = access::Written {
+                at: SystemTime::now(),
+                listener: &self.client.listener().name,
+                client: self.client.address(),
+                line,
+                status: self.status,
+                received,
+                sent: self.sent,
+                took,
+                ended,
+            };
+            self.client.worker().log.write(&written);
+        }
+    }
+}
+
+/// What one listener counts.
+#[derive(Clone)]
+pub(crate) struct ListenerMetrics {
+    pub(crate) accepted: Counter,
+    pub(crate) active: Gauge,
+    pub(crate) over_limit: Counter,
+    pub(crate) accept_errors: Counter,
+    pub(crate) preface_refused: Counter,
+    refused: Arc<[Counter]>,
+}
+
+impl ListenerMetrics {
+    fn new(listener: &str) -> Self {
+        let name = || listener.to_owned();
+        let ended = |ended: Ended| counter!("colonnade_balancer_unrouted_requests_total", "listener" => name(), "ended" => ended.code());
+        Self {
+            accepted: counter!("colonnade_balancer_accepted_connections_total", "listener" => name()),
+            active: gauge!("colonnade_balancer_active_connections", "listener" => name()),
+            over_limit: counter!("colonnade_balancer_refused_connections_total", "listener" => name(), "reason" => "max_connections"),
+            accept_errors: counter!("colonnade_balancer_accept_errors_total", "listener" => name()),
+            preface_refused: counter!("colonnade_balancer_refused_connections_total", "listener" => name(), "reason" => "preface"),
+            refused: Ended::ALL.map(ended).into(),
+        }
+    }
+
+    fn refused(&self, ended: Ended) {
+        self.refused[ended as usize].increment(1);
+    }
+}
+
+/// What one service counts.
+#[derive(Clone)]
+pub(crate) struct ServiceMetrics {
+    pub(crate) picks: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) retries_denied: Counter,
+    pub(crate) queued: Gauge,
+    pub(crate) active: Gauge,
+    pub(crate) dials: Counter,
+    pub(crate) dial_failures: Counter,
+    pub(crate) endpoints_offered: Gauge,
+    pub(crate) endpoints_known: Gauge,
+    by_class: Arc<[Counter]>,
+    ended: Arc<[Counter]>,
+    duration: Histogram,
+}
+
+impl ServiceMetrics {
+    fn new(service: &str) -> Self {
+        let name = || service.to_owned();
+        let class = |class: &'static str| counter!("colonnade_balancer_requests_total", "service" => name(), "code" => class);
+        let ended = |ended: Ended| counter!("colonnade_balancer_exchanges_ended_total", "service" => name(), "ended" => ended.code());
+        Self {
+            picks: counter!("colonnade_balancer_picks_total", "service" => name()),
+            retries: counter!("colonnade_balancer_retries_total", "service" => name()),
+            retries_denied: counter!("colonnade_balancer_retries_denied_total", "service" => name()),
+            queued: gauge!("colonnade_balancer_queued_requests", "service" => name()),
+            active: gauge!("colonnade_balancer_active_requests", "service" => name()),
+            dials: counter!("colonnade_balancer_node_connections_total", "service" => name()),
+            dial_failures: counter!("colonnade_balancer_node_connection_failures_total", "service" => name()),
+            endpoints_offered: gauge!("colonnade_balancer_endpoints", "service" => name(), "state" => "offered"),
+            endpoints_known: gauge!("colonnade_balancer_endpoints", "service" => name(), "state" => "known"),
+            by_class: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(class).into(),
+            ended: Ended::ALL.map(ended).into(),
+            duration: histogram!("colonnade_balancer_request_duration_seconds", "service" => name()),
+        }
+    }
+
+    /// An exchange without a status: bytes relayed as they are.
+    pub(crate) fn relayed(&self, ended: Ended, took: Duration) {
+        self.ended[ended as usize].increment(1);
+        self.duration.record(took.as_secs_f64());
+    }
+
+    fn finish(&self, status: StatusCode, ended: Ended, took: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.by_class[class].increment(1);
+        self.ended[ended as usize].increment(1);
+        self.duration.record(took.as_secs_f64());
+    }
+}
+
+impl std::fmt::Debug for ServiceMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServiceMetrics")
+    }
+}
+
+/// What the balancer counts about its view of the world.
+#[derive(Clone)]
+pub(crate) struct ViewMetrics {
+    pub(crate) registry_connected: Gauge,
+    pub(crate) registry_staleness: Gauge,
+    pub(crate) registry_events: Counter,
+    pub(crate) registry_revision: Gauge,
+    pub(crate) probes_ok: Counter,
+    pub(crate) probes_failed: Counter,
+    pub(crate) suspicions: Counter,
+    pub(crate) snapshot_failures: Counter,
+    pub(crate) log_dropped: Counter,
+}
+
+/// Everything this program counts; handles are made once, here.
+pub(crate) struct Metrics {
+    recorder: PrometheusRecorder,
+    pub(crate) view: ViewMetrics,
+}
+
+impl Metrics {
+    /// # Errors
+    /// Never with the constants of this file; the exporter checks them at run time.
+    pub(crate) fn new() -> Result<Self, BuildError> {
+        let duration = Matcher::Suffix("_duration_seconds".to_owned());
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(duration, &DURATION_BUCKETS)?
+            .build_recorder();
+        let view = metrics::with_local_recorder(&recorder, || {
+            describe();
+            ViewMetrics::new()
+        });
+        Ok(Self { recorder, view })
+    }
+
+    pub(crate) fn listener(&self, name: &str) -> ListenerMetrics {
+        metrics::with_local_recorder(&self.recorder, || ListenerMetrics::new(name))
+    }
+
+    pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
+        metrics::with_local_recorder(&self.recorder, || ServiceMetrics::new(name))
+    }
+
+    pub(crate) fn handle(&self) -> PrometheusHandle {
+        self.recorder.handle()
+    }
+}
+
+impl ViewMetrics {
+    fn new() -> Self {
+        gauge!("colonnade_balancer_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Self {
+            registry_connected: gauge!("colonnade_balancer_registry_connected"),
+            registry_staleness: gauge!("colonnade_balancer_registry_staleness_seconds"),
+            registry_events: counter!("colonnade_balancer_registry_events_total"),
+            registry_revision: gauge!("colonnade_balancer_registry_applied_revision"),
+            probes_ok: counter!("colonnade_balancer_probes_total", "result" => "ok"),
+            probes_failed: counter!("colonnade_balancer_probes_total", "result" => "failed"),
+            suspicions: counter!("colonnade_balancer_suspicions_total"),
+            snapshot_failures: counter!("colonnade_balancer_snapshot_failures_total"),
+            log_dropped: counter!("colonnade_balancer_access_log_dropped_total"),
+        }
+    }
+}
+
+fn describe() {
+    describe_gauge!(
+        "colonnade_balancer_build_info",
+        "Always 1; the label tells the version."
+    );
+    describe_counter!(
+        "colonnade_balancer_accepted_connections_total",
+        "Connections accepted."
+    );
+    describe_gauge!(
+        "colonnade_balancer_active_connections",
+        "Client connections open."
+    );
+    describe_counter!(
+        "colonnade_balancer_refused_connections_total",
+        "Connections refused before a request, by reason."
+    );
+    describe_counter!(
+        "colonnade_balancer_accept_errors_total",
+        "Failures to accept a connection, such as too many open files."
+    );
+    describe_counter!(
+        "colonnade_balancer_unrouted_requests_total",
+        "Requests answered without a service, by why they ended."
+    );
+    describe_counter!(
+        "colonnade_balancer_requests_total",
+        "Requests by service and class of the answer's status."
+    );
+    describe_counter!(
+        "colonnade_balancer_exchanges_ended_total",
+        "Exchanges by service and why they ended."
+    );
+    describe_histogram!(
+        "colonnade_balancer_request_duration_seconds",
+        "From the request's head to the answer's last byte."
+    );
+    describe_gauge!("colonnade_balancer_active_requests", "Requests under way.");
+    describe_gauge!(
+        "colonnade_balancer_queued_requests",
+        "Requests waiting for an endpoint."
+    );
+    describe_counter!(
+        "colonnade_balancer_picks_total",
+        "Endpoints lent to requests."
+    );
+    describe_counter!(
+        "colonnade_balancer_retries_total",
+        "Requests sent to a further node."
+    );
+    describe_counter!(
+        "colonnade_balancer_retries_denied_total",
+        "Retries that the budget did not allow."
+    );
+    describe_counter!(
+        "colonnade_balancer_node_connections_total",
+        "Connections asked for, idle ones that were used again included."
+    );
+    describe_counter!(
+        "colonnade_balancer_node_connection_failures_total",
+        "Connections to nodes that could not be made."
+    );
+    describe_gauge!(
+        "colonnade_balancer_endpoints",
+        "Endpoints known, and those offered new work."
+    );
+    describe_gauge!(
+        "colonnade_balancer_registry_connected",
+        "1 while the registry answers."
+    );
+    describe_gauge!(
+        "colonnade_balancer_registry_staleness_seconds",
+        "Age of the last word from the registry."
+    );
+    describe_counter!(
+        "colonnade_balancer_registry_events_total",
+        "Changes heard from the registry."
+    );
+    describe_gauge!(
+        "colonnade_balancer_registry_applied_revision",
+        "The registry's revision that every core has applied."
+    );
+    describe_counter!(
+        "colonnade_balancer_probes_total",
+        "Probes of endpoints, by result."
+    );
+    describe_counter!(
+        "colonnade_balancer_suspicions_total",
+        "Times a core could not reach an endpoint that was trusted."
+    );
+    describe_counter!(
+        "colonnade_balancer_snapshot_failures_total",
+        "Failures to write the membership snapshot."
+    );
+    describe_counter!(
+        "colonnade_balancer_access_log_dropped_total",
+        "Access lines lost because the log could not keep up."
+    );
+}

@@ -1,0 +1,262 @@
+//! The access log: one JSON line per exchange, written by a thread of its own so that a slow disk or pipe stops no core.
+//!
+//! Each core collects lines in a buffer and hands full buffers over. When the writer is too far behind, whole buffers are dropped and
+//! their lines counted: clients come before logs.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::{Duration, SystemTime},
+};
+
+use balancer_core::name::ListenerName;
+use http::{StatusCode, Version};
+use metrics::Counter;
+
+use super::{Ended, Line};
+use crate::config;
+
+/// A buffer is handed over when it holds this many bytes, or at the next sweep.
+const BUFFER_BYTES: usize = 32 << 10;
+
+/// Buffers that wait for the writer; together with [`BUFFER_BYTES`] this bounds the memory that a stuck log can take to 8 MiB.
+const BUFFERS_WAITING: usize = 256;
+
+/// Where the lines of all cores go.
+#[derive(Debug, Clone)]
+pub(crate) struct AccessSink(Option<SyncSender<Vec<u8>>>);
+
+impl AccessSink {
+    /// # Errors
+    /// When the file cannot be opened for appending.
+    pub(crate) fn open(target: &config::AccessLog) -> io::Result<Self> {
+        let out: Box<dyn Write + Send> = match target {
+            config::AccessLog::Off => return Ok(Self(None)),
+            config::AccessLog::Stdout => Box::new(io::stdout()),
+            config::AccessLog::File(path) => Box::new(append(path)?),
+        };
+        let (sender, receiver) = sync_channel(BUFFERS_WAITING);
+        std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || write_all(&receiver, out))?;
+        Ok(Self(Some(sender)))
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn write_all(buffers: &Receiver<Vec<u8>>, mut out: impl Write) {
+    for buffer in buffers {
+        if let Err(err) = out.write_all(&buffer).and_then(|()| out.flush()) {
+            tracing::error!(%err, "writing the access log");
+        }
+    }
+}
+
+/// One core's lines on their way to the sink.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    sink: AccessSink,
+    buffer: Mutex<Vec<u8>>,
+    dropped: Counter,
+}
+
+/// All that one line says.
+pub(super) struct Written<'a> {
+    pub(crate) at: SystemTime,
+    pub(crate) listener: &'a ListenerName,
+    pub(crate) client: SocketAddr,
+    pub(crate) line: &'a Line,
+    pub(crate) status: StatusCode,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) took: Duration,
+    pub(crate) ended: Ended,
+}
+
+impl AccessLog {
+    pub(crate) fn new(sink: AccessSink, dropped: Counter) -> Self {
+        Self {
+            sink,
+            buffer: Mutex::default(),
+            dropped,
+        }
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.sink.is_on()
+    }
+
+    pub(super) fn write(&self, line: &Written<'_>) {
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        line.write(&mut buffer);
+        if buffer.len() >= BUFFER_BYTES {
+            self.hand_over(&mut buffer);
+        }
+    }
+
+    pub(crate) fn flush(&self) {
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !buffer.is_empty() {
+            self.hand_over(&mut buffer);
+        }
+    }
+
+    fn hand_over(&self, buffer: &mut Vec<u8>) {
+        let Some(sender) = &self.sink.0 else {
+            return;
+        };
+        let full = std::mem::replace(buffer, Vec::with_capacity(BUFFER_BYTES + 1024));
+        if let Err(err) = sender.try_send(full) {
+            let lost = match err {
+                std::sync::mpsc::TrySendError::Full(lost)
+                | std::sync::mpsc::TrySendError::Disconnected(lost) => lost,
+            };
+            let lines = lost.iter().filter(|&&byte| byte == b'\n').count();
+            self.dropped.increment(lines as u64);
+        }
+    }
+}
+
+impl Written<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let line = self.line;
+        // Writing to memory cannot fail; a line is a line even if it could.
+        let _ = write!(
+            out,
+            "{{\"time\":\"{}\"",
+            humantime::format_rfc3339_micros(self.at)
+        );
+        text(out, "listener", self.listener.as_str());
+        let _ = write!(out, ",\"client\":\"{}\"", self.client);
+        text(out, "method", line.method.as_str());
+        if let Some(host) = &line.host {
+            text(out, "host", &String::from_utf8_lossy(host.as_bytes()));
+        }
+        text(
+            out,
+            "path",
+            line.uri.path_and_query().map_or("", |it| it.as_str()),
+        );
+        text(out, "protocol", protocol(line.version));
+        number(out, "status", u64::from(self.status.as_u16()));
+        if let Some(id) = &line.request_id {
+            text(out, "request_id", &String::from_utf8_lossy(id.as_bytes()));
+        }
+        if let Some(route) = &line.route {
+            text(out, "route", route);
+        }
+        if let Some(service) = &line.service {
+            text(out, "service", service.as_str());
+        }
+        if let Some(node) = &line.node {
+            text(out, "node", node.as_str());
+        }
+        number(out, "tries", u64::from(line.tries));
+        number(out, "received_bytes", self.received);
+        number(out, "sent_bytes", self.sent);
+        if let Some(first) = line.first_byte {
+            number(out, "first_byte_us", first.as_micros() as u64);
+        }
+        number(out, "duration_us", self.took.as_micros() as u64);
+        text(out, "ended", self.ended.code());
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+fn text(out: &mut Vec<u8>, key: &str, value: &str) {
+    begin(out, key);
+    // Escapes whatever a client put there; writing to memory cannot fail.
+    let _ = serde_json::to_writer(out, value);
+}
+
+fn number(out: &mut Vec<u8>, key: &str, value: u64) {
+    begin(out, key);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn begin(out: &mut Vec<u8>, key: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "h2",
+        Version::HTTP_10 => "http/1.0",
+        _ => "http/1.1",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Method};
+
+    use super::*;
+
+    #[test]
+    fn a_hostile_path_stays_one_json_string() {
+        let mut line = example();
+        line.uri = "/%22%0a\"".parse().expect("http allows a quote in a path");
+        line.host = Some(HeaderValue::from_bytes(b"a\"\xff\tb").expect("http allows obs-text"));
+        let value = written(&line);
+        assert_eq!(value["path"], "/%22%0a\"");
+        assert_eq!(value["host"], "a\"\u{fffd}\tb");
+    }
+
+    #[test]
+    fn a_line_says_what_happened() {
+        let value = written(&example());
+        assert_eq!(value["status"], 502);
+        assert_eq!(value["ended"], "node_gone");
+        assert_eq!(value["node"], "n1");
+        assert_eq!(value["duration_us"], 1500);
+        assert_eq!(value["time"], "1970-01-01T00:00:00.000000Z");
+    }
+
+    fn written(line: &Line) -> serde_json::Value {
+        let mut out = Vec::new();
+        let written = Written {
+            at: SystemTime::UNIX_EPOCH,
+            listener: &"entry".into(),
+            client: ([127, 0, 0, 1], 5000).into(),
+            line,
+            status: StatusCode::BAD_GATEWAY,
+            received: 0,
+            sent: 10,
+            took: Duration::from_micros(1500),
+            ended: Ended::NodeGone,
+        };
+        written.write(&mut out);
+        assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
+        serde_json::from_slice(&out).expect("an access line is JSON")
+    }
+
+    fn example() -> Line {
+        Line {
+            method: Method::GET,
+            uri: "/a".parse().expect("a plain path"),
+            host: None,
+            version: Version::HTTP_11,
+            request_id: None,
+            route: Some("route-1".into()),
+            service: Some("web".into()),
+            node: Some("n1".into()),
+            tries: 1,
+            first_byte: None,
+        }
+    }
+}
