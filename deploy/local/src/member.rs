@@ -141,7 +141,8 @@ impl Life {
 async fn obey(node: Node, ends: &Ends) {
     let leaving = async {
         ends.leave.cancelled().await;
-        node.leave().await;
+        let left = node.leave().await;
+        tracing::info!(id = %node.id(), ?left, "a node has left");
     };
     tokio::select! {
         () = leaving => {}

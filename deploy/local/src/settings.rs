@@ -7,7 +7,10 @@ use crate::{data::Place, order::NodeId};
 /// What a configuration file of the balancer would say.
 pub(crate) fn balancer(place: &Place, entry: SocketAddr, admin: SocketAddr) -> String {
     format!(
-        r#"[admin]
+        r#"id = "balancer-1"
+drain_deadline = "10s"
+
+[admin]
 address = "{admin}"
 
 [membership]
