@@ -12,8 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_core::endpoint::Endpoint;
-use hyper::client::conn::{http1, http2};
+use balancer_core::endpoint::{Endpoint, Member};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -28,7 +32,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error)]
-pub enum DialError {
+pub(crate) enum DialError {
     #[error("connecting: {0}")]
     Connect(#[from] io::Error),
     #[error("beginning http: {0}")]
@@ -37,17 +41,17 @@ pub enum DialError {
 
 /// The parts of a service's policy that matter here.
 #[derive(Debug, Clone, Copy)]
-pub struct DialPolicy {
-    pub connect_timeout: Duration,
-    pub idle_timeout: Duration,
-    pub idle_max: usize,
-    pub head_bytes_max: usize,
+pub(crate) struct DialPolicy {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) idle_max: usize,
+    pub(crate) head_bytes_max: usize,
 }
 
 /// One core's connections to one endpoint.
 #[derive(Debug)]
-pub struct Upstream {
-    pub endpoint: Arc<Endpoint>,
+pub(crate) struct Upstream {
+    pub(crate) endpoint: Arc<Endpoint>,
     policy: DialPolicy,
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Arc<Shared>>>,
@@ -69,7 +73,7 @@ struct Shared {
 
 /// A connection lent for one exchange.
 #[derive(Debug)]
-pub enum Connection {
+pub(crate) enum Connection {
     Http1 {
         sender: http1::SendRequest<RequestBody>,
         /// It carried an exchange before: its end says nothing about the node's health.
@@ -80,16 +84,38 @@ pub enum Connection {
 
 /// One stream's place on a shared connection.
 #[derive(Debug)]
-pub struct Stream(Arc<Shared>);
+pub(crate) struct Stream(Arc<Shared>);
 
-impl AsRef<Endpoint> for Upstream {
-    fn as_ref(&self) -> &Endpoint {
+impl Connection {
+    /// # Errors
+    /// When the connection ends before an answer's head has come; the request comes back if no byte of it was sent.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::Http1 { sender, .. } => sender.try_send_request(request).await,
+            Self::Http2(stream) => stream.0.sender.clone().try_send_request(request).await,
+        }
+    }
+
+    pub(crate) fn is_reused(&self) -> bool {
+        match self {
+            Self::Http1 { reused, .. } => *reused,
+            // A shared connection that fails before it takes the request was closed by the node some time ago.
+            Self::Http2(_) => true,
+        }
+    }
+}
+
+impl Member for Upstream {
+    fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 }
 
 impl Upstream {
-    pub fn new(endpoint: Arc<Endpoint>, policy: DialPolicy) -> Self {
+    pub(crate) fn new(endpoint: Arc<Endpoint>, policy: DialPolicy) -> Self {
         Self {
             endpoint,
             policy,
@@ -100,7 +126,7 @@ impl Upstream {
     }
 
     /// The same life of the node under a new description keeps its connections.
-    pub fn inherit(&self, old: &Upstream) {
+    pub(crate) fn inherit(&self, old: &Upstream) {
         if self.endpoint.is_same_life(&old.endpoint) {
             *lock(&self.idle) = std::mem::take(&mut *lock(&old.idle));
             *lock(&self.shared) = std::mem::take(&mut *lock(&old.shared));
@@ -108,7 +134,7 @@ impl Upstream {
     }
 
     /// No new work goes there: what idles is closed at once, what is lent is closed when it comes back.
-    pub fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
         lock(&self.idle).clear();
         lock(&self.shared).clear();
@@ -116,10 +142,21 @@ impl Upstream {
 
     /// # Errors
     /// When no connection idles and none can be made.
-    pub async fn http1(&self) -> Result<Connection, DialError> {
+    pub(crate) async fn http1(&self) -> Result<Connection, DialError> {
         if let Some(sender) = self.take_idle() {
-            return Ok(Connection::Http1 { sender, reused: true });
+            return Ok(Connection::Http1 {
+                sender,
+                reused: true,
+            });
         }
+        self.tunnel().await
+    }
+
+    /// A connection that nobody used before: what is asked on it may turn it into a tunnel.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) async fn tunnel(&self) -> Result<Connection, DialError> {
         let stream = self.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(self.policy.head_bytes_max)
@@ -130,12 +167,15 @@ impl Upstream {
                 tracing::debug!(%err, "connection to a node ended");
             }
         });
-        Ok(Connection::Http1 { sender, reused: false })
+        Ok(Connection::Http1 {
+            sender,
+            reused: false,
+        })
     }
 
     /// # Errors
     /// When no shared connection has room and none can be made.
-    pub async fn http2(&self) -> Result<Connection, DialError> {
+    pub(crate) async fn http2(&self) -> Result<Connection, DialError> {
         if let Some(stream) = self.join_shared() {
             return Ok(Connection::Http2(stream));
         }
@@ -167,17 +207,17 @@ impl Upstream {
         Ok(Connection::Http2(stream))
     }
 
-    /// A connection of its own, for a tunnel.
+    /// A bare connection, for bytes that are not HTTP.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub async fn connect(&self) -> Result<TcpStream, DialError> {
+    pub(crate) async fn connect(&self) -> Result<TcpStream, DialError> {
         let stream = net::connect(self.endpoint.address, self.policy.connect_timeout).await?;
         Ok(stream)
     }
 
     /// Takes back a connection whose exchange has ended cleanly.
-    pub fn give_back(&self, connection: Connection) {
+    pub(crate) fn give_back(&self, connection: Connection) {
         let Connection::Http1 { sender, .. } = connection else {
             return;
         };
@@ -191,7 +231,7 @@ impl Upstream {
     }
 
     /// Lets go of what has idled for too long or was closed by the node.
-    pub fn sweep(&self, now: Instant) {
+    pub(crate) fn sweep(&self, now: Instant) {
         let timeout = self.policy.idle_timeout;
         let is_fresh = |since: Instant| now.saturating_duration_since(since) < timeout;
         lock(&self.idle).retain(|it| !it.sender.is_closed() && is_fresh(it.since));
@@ -205,7 +245,9 @@ impl Upstream {
     fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
         let mut idle = lock(&self.idle);
         let at = loop {
-            let newest_ready = idle.iter().rposition(|it| it.sender.is_ready() || it.sender.is_closed())?;
+            let newest_ready = idle
+                .iter()
+                .rposition(|it| it.sender.is_ready() || it.sender.is_closed())?;
             if idle[newest_ready].sender.is_ready() {
                 break newest_ready;
             }
@@ -232,10 +274,6 @@ impl Stream {
     fn begin(shared: &Arc<Shared>) -> Self {
         shared.streams.fetch_add(1, Relaxed);
         Self(shared.clone())
-    }
-
-    pub fn sender(&self) -> http2::SendRequest<RequestBody> {
-        self.0.sender.clone()
     }
 }
 

@@ -1,1 +1,42 @@
-//! The balancer.
+//! The balancer: it owns every client connection and carries each exchange to a node.
+//!
+//! The life of an exchange, in the order of the modules below; each stage hands a value to the next, and every early end passes
+//! through [`rescue`]:
+//!
+//! ```text
+//! accept::accept_all   one listening socket per core    → a connection with a permit
+//! detect::detect       the first bytes                  → Spoken: http/1, h2, TLS or opaque
+//! forward::http        serve_http1 / serve_http2        → one `exchange` per request
+//! route::route         listener, host, path             → Routed: a service
+//! pick::Service::pick  two choices, or a short wait     → Lease: an endpoint
+//! dial::Upstream       an idle, shared or new connection→ Connection
+//! forward::{http, upgrade, tcp}                         → an answer, or a tunnel
+//! observe::Exchange    written down when it is dropped
+//! ```
+//!
+//! Beside the cores one thread keeps the view ([`watch`]): registry, DNS and probes in, offers and withdrawals out to every core.
+//!
+//! What is deliberately absent: TLS, sessions that move, rate limits, reload. Nothing here decides what `balancer_core` can decide.
+
+pub mod config;
+
+pub mod app;
+
+mod accept;
+mod detect;
+mod dial;
+mod forward;
+mod observe;
+mod pick;
+mod rescue;
+mod route;
+
+mod admin;
+mod probe;
+mod resolve;
+mod watch;
+
+mod client_stream;
+mod lifeline;
+mod net;
+mod worker;

@@ -17,20 +17,20 @@ use atomic_waker::AtomicWaker;
 use slab::Slab;
 
 /// How often a core looks at its connections; a timeout is late by at most this.
-pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a connection may do what.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// From the first byte of a request's head to its last.
-    pub head: Duration,
+    pub(crate) head: Duration,
     /// Without a request, or for a tunnel without a byte.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
 }
 
 /// What a connection has been told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     Live,
     /// Finish what is under way, take nothing new.
     Drain,
@@ -39,11 +39,12 @@ pub enum Order {
 }
 
 #[derive(Debug)]
-pub struct Lifeline {
+pub(crate) struct Lifeline {
     epoch: Instant,
-    patience: Patience,
+    head: Duration,
     /// An idle HTTP/2 connection is told so before it is closed; HTTP/1 has no way to say it.
-    says_goodbye: bool,
+    says_goodbye: AtomicBool,
+    idle_ms: AtomicU64,
     exchanges: AtomicU32,
     in_head: AtomicBool,
     since_ms: AtomicU64,
@@ -53,34 +54,48 @@ pub struct Lifeline {
 
 impl Lifeline {
     /// One request has begun.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.in_head.store(false, Relaxed);
         self.exchanges.fetch_add(1, Relaxed);
     }
 
     /// One exchange has ended, at `now`.
-    pub fn end(&self, now: Instant) {
+    pub(crate) fn end(&self, now: Instant) {
         self.touch(now);
         self.exchanges.fetch_sub(1, Relaxed);
     }
 
     /// The connection showed life, at `now`.
-    pub fn touch(&self, now: Instant) {
+    pub(crate) fn touch(&self, now: Instant) {
         self.since_ms.store(self.ms(now), Relaxed);
     }
 
     /// Bytes came that may be the beginning of a request's head.
-    pub fn hear(&self) {
-        if self.exchanges.load(Relaxed) == 0 && !self.in_head.swap(true, Relaxed) {
+    pub(crate) fn hear(&self) {
+        let may_begin = self.exchanges.load(Relaxed) == 0 && !self.says_goodbye.load(Relaxed);
+        if may_begin && !self.in_head.swap(true, Relaxed) {
             self.touch(Instant::now());
         }
     }
 
-    pub fn is_in_head(&self) -> bool {
+    /// The connection speaks a protocol with a way to say that it is about to end.
+    pub(crate) fn says_goodbye(&self) {
+        self.says_goodbye.store(true, Relaxed);
+        self.in_head.store(false, Relaxed);
+    }
+
+    /// From here on the connection is a tunnel, with a patience of its own.
+    pub(crate) fn becomes_tunnel(&self, idle: Duration) {
+        self.in_head.store(false, Relaxed);
+        self.idle_ms.store(idle.as_millis() as u64, Relaxed);
+        self.touch(Instant::now());
+    }
+
+    pub(crate) fn is_in_head(&self) -> bool {
         self.in_head.load(Relaxed)
     }
 
-    pub fn order(&self) -> Order {
+    pub(crate) fn order(&self) -> Order {
         match self.order.load(Relaxed) {
             0 => Order::Live,
             1 => Order::Drain,
@@ -89,12 +104,12 @@ impl Lifeline {
     }
 
     /// Orders only ever become stricter.
-    pub fn give(&self, order: Order) {
+    pub(crate) fn give(&self, order: Order) {
         self.order.fetch_max(order as u8, Relaxed);
         self.waker.wake();
     }
 
-    pub fn register(&self, waker: &Waker) {
+    pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
@@ -103,10 +118,10 @@ impl Lifeline {
             return;
         }
         let quiet = Duration::from_millis(self.ms(now).saturating_sub(self.since_ms.load(Relaxed)));
-        if self.is_in_head() && quiet >= self.patience.head {
+        if self.is_in_head() && quiet >= self.head {
             self.give(Order::Cut);
-        } else if quiet >= self.patience.idle {
-            let polite = self.says_goodbye && self.order() == Order::Live;
+        } else if quiet >= Duration::from_millis(self.idle_ms.load(Relaxed)) {
+            let polite = self.says_goodbye.load(Relaxed) && self.order() == Order::Live;
             self.give(if polite { Order::Drain } else { Order::Cut });
         }
     }
@@ -118,24 +133,25 @@ impl Lifeline {
 
 /// All connections of one core.
 #[derive(Debug)]
-pub struct Lifelines {
+pub(crate) struct Lifelines {
     epoch: Instant,
     held: Mutex<Slab<Arc<Lifeline>>>,
 }
 
 impl Lifelines {
-    pub fn new(epoch: Instant) -> Arc<Self> {
+    pub(crate) fn new(epoch: Instant) -> Arc<Self> {
         Arc::new(Self {
             epoch,
             held: Mutex::default(),
         })
     }
 
-    pub fn hold(self: &Arc<Self>, patience: Patience, says_goodbye: bool) -> Held {
+    pub(crate) fn hold(self: &Arc<Self>, patience: Patience) -> Held {
         let lifeline = Arc::new(Lifeline {
             epoch: self.epoch,
-            patience,
-            says_goodbye,
+            head: patience.head,
+            says_goodbye: AtomicBool::new(false),
+            idle_ms: AtomicU64::new(patience.idle.as_millis() as u64),
             exchanges: AtomicU32::new(0),
             in_head: AtomicBool::new(false),
             since_ms: AtomicU64::new(0),
@@ -151,13 +167,13 @@ impl Lifelines {
         }
     }
 
-    pub fn sweep(&self, now: Instant) {
+    pub(crate) fn sweep(&self, now: Instant) {
         for (_, lifeline) in self.lock().iter() {
             lifeline.sweep(now);
         }
     }
 
-    pub fn tell_all(&self, order: Order) {
+    pub(crate) fn tell_all(&self, order: Order) {
         for (_, lifeline) in self.lock().iter() {
             lifeline.give(order);
         }
@@ -170,8 +186,8 @@ impl Lifelines {
 
 /// A connection's place among those of its core; dropping it ends the watch over it.
 #[derive(Debug)]
-pub struct Held {
-    pub lifeline: Arc<Lifeline>,
+pub(crate) struct Held {
+    pub(crate) lifeline: Arc<Lifeline>,
     place: usize,
     among: Arc<Lifelines>,
 }
@@ -193,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_slow_head_is_cut_and_a_quiet_connection_later() {
-        let (lines, held, start) = one(false);
+        let (lines, held, start) = one();
         lines.sweep(start + Duration::from_secs(59));
         assert_eq!(held.lifeline.order(), Order::Live);
         held.lifeline.hear();
@@ -205,7 +221,7 @@ mod tests {
 
     #[test]
     fn an_exchange_may_take_its_time() {
-        let (lines, held, start) = one(false);
+        let (lines, held, start) = one();
         held.lifeline.begin();
         lines.sweep(start + Duration::from_secs(3600));
         assert_eq!(held.lifeline.order(), Order::Live);
@@ -218,7 +234,8 @@ mod tests {
 
     #[test]
     fn a_multiplexed_connection_is_told_before_it_is_cut() {
-        let (lines, held, start) = one(true);
+        let (lines, held, start) = one();
+        held.lifeline.says_goodbye();
         lines.sweep(start + Duration::from_secs(61));
         assert_eq!(held.lifeline.order(), Order::Drain);
         lines.sweep(start + Duration::from_secs(62));
@@ -227,15 +244,15 @@ mod tests {
 
     #[test]
     fn who_has_left_is_not_watched() {
-        let (lines, held, _) = one(false);
+        let (lines, held, _) = one();
         drop(held);
         assert!(lines.lock().is_empty());
     }
 
-    fn one(says_goodbye: bool) -> (Arc<Lifelines>, Held, Instant) {
+    fn one() -> (Arc<Lifelines>, Held, Instant) {
         let start = Instant::now();
         let lines = Lifelines::new(start);
-        let held = lines.hold(PATIENCE, says_goodbye);
+        let held = lines.hold(PATIENCE);
         (lines, held, start)
     }
 }

@@ -14,9 +14,13 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// When the address cannot be bound, above all because somebody else listens there.
-pub fn listen(address: SocketAddr, cores: usize) -> io::Result<Vec<std::net::TcpListener>> {
+pub(crate) fn listen(address: SocketAddr, cores: usize) -> io::Result<Vec<std::net::TcpListener>> {
     // With SO_REUSEPORT a second program of the same user would quietly share the port; a first bind without it cannot.
-    let claimed = if address.port() == 0 { None } else { Some(bind(address, false)?) };
+    let claimed = if address.port() == 0 {
+        None
+    } else {
+        Some(bind(address, false)?)
+    };
     drop(claimed);
     let first = bind(address, true)?;
     let address = first
@@ -37,7 +41,11 @@ pub fn listen(address: SocketAddr, cores: usize) -> io::Result<Vec<std::net::Tcp
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
@@ -53,7 +61,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 ///
 /// # Errors
 /// When the runtime cannot register it.
-pub fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+pub(crate) fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
@@ -61,7 +69,7 @@ pub fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// The operating system's, or `TimedOut`.
-pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+pub(crate) async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let stream = tokio::time::timeout(timeout, TcpStream::connect(address))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
@@ -70,7 +78,7 @@ pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpSt
 }
 
 /// Makes the close of `stream` a reset, which tells a client of an unknown protocol that it was refused.
-pub fn reset_on_close(stream: &TcpStream) {
+pub(crate) fn reset_on_close(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     // A socket that the client closed already cannot be told; nothing is lost then.
     let _ = socket.set_linger(Some(Duration::ZERO));

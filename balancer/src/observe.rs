@@ -2,22 +2,24 @@
 
 mod access;
 
-pub use access::{AccessLog, AccessSink};
+pub(crate) use access::{AccessLog, AccessSink};
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use balancer_core::name::NodeId;
 use http::{Method, StatusCode, Uri, Version};
-use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 
-use crate::accept::ClientConnection;
+use crate::{accept::ClientConnection, forward::body::Progress};
 
 /// Upper bounds in seconds: from a cached answer on loopback to a client that gives up.
 const DURATION_BUCKETS: [f64; 14] = [
@@ -26,7 +28,7 @@ const DURATION_BUCKETS: [f64; 14] = [
 
 /// Why an exchange ended. The code stands in the access log and as a metric label; `docs/METRICS.md` explains each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     Completed,
     /// The client went away before it had everything.
     ClientGone,
@@ -51,7 +53,7 @@ pub enum Ended {
 }
 
 impl Ended {
-    pub const ALL: [Ended; 12] = [
+    pub(crate) const ALL: [Ended; 12] = [
         Ended::Completed,
         Ended::ClientGone,
         Ended::NodeCut,
@@ -66,7 +68,7 @@ impl Ended {
         Ended::TunnelCut,
     ];
 
-    pub fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> &'static str {
         match self {
             Self::Completed => "completed",
             Self::ClientGone => "client_gone",
@@ -86,7 +88,7 @@ impl Ended {
 
 /// What is known of an exchange so far. Dropping it writes it down; one that was not ended by then was the client's to end.
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     client: Arc<ClientConnection>,
     began: Instant,
     /// Only kept when there is a line to write.
@@ -94,27 +96,27 @@ pub struct Exchange {
     service: Option<ServiceMetrics>,
     status: StatusCode,
     ended: Option<Ended>,
-    pub received: Option<Arc<AtomicU64>>,
-    pub sent: u64,
+    pub(crate) received: Option<Arc<Progress>>,
+    pub(crate) sent: u64,
 }
 
 /// The words of an access line that metrics have no use for.
 #[derive(Debug)]
-pub struct Line {
-    pub method: Method,
-    pub uri: Uri,
-    pub host: Option<http::HeaderValue>,
-    pub version: Version,
-    pub request_id: Option<http::HeaderValue>,
-    pub route: Option<Arc<str>>,
-    pub service: Option<balancer_core::name::ServiceName>,
-    pub node: Option<NodeId>,
-    pub tries: u32,
-    pub first_byte: Option<Duration>,
+pub(crate) struct Line {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) host: Option<http::HeaderValue>,
+    pub(crate) version: Version,
+    pub(crate) request_id: Option<http::HeaderValue>,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) service: Option<balancer_core::name::ServiceName>,
+    pub(crate) node: Option<NodeId>,
+    pub(crate) tries: u32,
+    pub(crate) first_byte: Option<Duration>,
 }
 
 impl Exchange {
-    pub fn begin(client: Arc<ClientConnection>, line: Option<Box<Line>>) -> Box<Self> {
+    pub(crate) fn begin(client: Arc<ClientConnection>, line: Option<Box<Line>>) -> Box<Self> {
         client.lifeline().begin();
         Box::new(Self {
             client,
@@ -128,28 +130,28 @@ impl Exchange {
         })
     }
 
-    pub fn client(&self) -> &Arc<ClientConnection> {
+    pub(crate) fn client(&self) -> &Arc<ClientConnection> {
         &self.client
     }
 
     /// The rest of the line, if one will be written.
-    pub fn note(&mut self, note: impl FnOnce(&mut Line)) {
+    pub(crate) fn note(&mut self, note: impl FnOnce(&mut Line)) {
         if let Some(line) = &mut self.line {
             note(line);
         }
     }
 
-    pub fn routed(&mut self, metrics: &ServiceMetrics) {
+    pub(crate) fn routed(&mut self, metrics: &ServiceMetrics) {
         metrics.active.increment(1.0);
         self.service = Some(metrics.clone());
     }
 
-    pub fn answered(&mut self, status: StatusCode) {
+    pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = status;
     }
 
     /// Says why it ended; only the first reason counts.
-    pub fn end(&mut self, ended: Ended) {
+    pub(crate) fn end(&mut self, ended: Ended) {
         self.ended.get_or_insert(ended);
     }
 }
@@ -168,7 +170,7 @@ impl Drop for Exchange {
             None => self.client.listener().metrics.refused(ended),
         }
         if let Some(line) = &self.line {
-            let received = self.received.as_ref().map_or(0, |count| count.load(Relaxed));
+            let received = self.received.as_ref().map_or(0, |it| it.bytes());
             let written = access::Written {
                 at: SystemTime::now(),
                 listener: &self.client.listener().name,
@@ -187,12 +189,12 @@ impl Drop for Exchange {
 
 /// What one listener counts.
 #[derive(Clone)]
-pub struct ListenerMetrics {
-    pub accepted: Counter,
-    pub active: Gauge,
-    pub over_limit: Counter,
-    pub accept_errors: Counter,
-    pub preface_refused: Counter,
+pub(crate) struct ListenerMetrics {
+    pub(crate) accepted: Counter,
+    pub(crate) active: Gauge,
+    pub(crate) over_limit: Counter,
+    pub(crate) accept_errors: Counter,
+    pub(crate) preface_refused: Counter,
     refused: Arc<[Counter]>,
 }
 
@@ -217,16 +219,16 @@ impl ListenerMetrics {
 
 /// What one service counts.
 #[derive(Clone)]
-pub struct ServiceMetrics {
-    pub picks: Counter,
-    pub retries: Counter,
-    pub retries_denied: Counter,
-    pub queued: Gauge,
-    pub active: Gauge,
-    pub dials: Counter,
-    pub dial_failures: Counter,
-    pub endpoints_offered: Gauge,
-    pub endpoints_known: Gauge,
+pub(crate) struct ServiceMetrics {
+    pub(crate) picks: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) retries_denied: Counter,
+    pub(crate) queued: Gauge,
+    pub(crate) active: Gauge,
+    pub(crate) dials: Counter,
+    pub(crate) dial_failures: Counter,
+    pub(crate) endpoints_offered: Gauge,
+    pub(crate) endpoints_known: Gauge,
     by_class: Arc<[Counter]>,
     ended: Arc<[Counter]>,
     duration: Histogram,
@@ -253,6 +255,12 @@ impl ServiceMetrics {
         }
     }
 
+    /// An exchange without a status: bytes relayed as they are.
+    pub(crate) fn relayed(&self, ended: Ended, took: Duration) {
+        self.ended[ended as usize].increment(1);
+        self.duration.record(took.as_secs_f64());
+    }
+
     fn finish(&self, status: StatusCode, ended: Ended, took: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.by_class[class].increment(1);
@@ -269,28 +277,28 @@ impl std::fmt::Debug for ServiceMetrics {
 
 /// What the balancer counts about its view of the world.
 #[derive(Clone)]
-pub struct ViewMetrics {
-    pub registry_connected: Gauge,
-    pub registry_staleness: Gauge,
-    pub registry_events: Counter,
-    pub registry_revision: Gauge,
-    pub probes_ok: Counter,
-    pub probes_failed: Counter,
-    pub suspicions: Counter,
-    pub snapshot_failures: Counter,
-    pub log_dropped: Counter,
+pub(crate) struct ViewMetrics {
+    pub(crate) registry_connected: Gauge,
+    pub(crate) registry_staleness: Gauge,
+    pub(crate) registry_events: Counter,
+    pub(crate) registry_revision: Gauge,
+    pub(crate) probes_ok: Counter,
+    pub(crate) probes_failed: Counter,
+    pub(crate) suspicions: Counter,
+    pub(crate) snapshot_failures: Counter,
+    pub(crate) log_dropped: Counter,
 }
 
 /// Everything this program counts; handles are made once, here.
-pub struct Metrics {
+pub(crate) struct Metrics {
     recorder: PrometheusRecorder,
-    pub view: ViewMetrics,
+    pub(crate) view: ViewMetrics,
 }
 
 impl Metrics {
     /// # Errors
     /// Never with the constants of this file; the exporter checks them at run time.
-    pub fn new() -> Result<Self, BuildError> {
+    pub(crate) fn new() -> Result<Self, BuildError> {
         let duration = Matcher::Suffix("_duration_seconds".to_owned());
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(duration, &DURATION_BUCKETS)?
@@ -302,15 +310,15 @@ impl Metrics {
         Ok(Self { recorder, view })
     }
 
-    pub fn listener(&self, name: &str) -> ListenerMetrics {
+    pub(crate) fn listener(&self, name: &str) -> ListenerMetrics {
         metrics::with_local_recorder(&self.recorder, || ListenerMetrics::new(name))
     }
 
-    pub fn service(&self, name: &str) -> ServiceMetrics {
+    pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
         metrics::with_local_recorder(&self.recorder, || ServiceMetrics::new(name))
     }
 
-    pub fn handle(&self) -> PrometheusHandle {
+    pub(crate) fn handle(&self) -> PrometheusHandle {
         self.recorder.handle()
     }
 }
@@ -333,29 +341,101 @@ impl ViewMetrics {
 }
 
 fn describe() {
-    describe_gauge!("colonnade_balancer_build_info", "Always 1; the label tells the version.");
-    describe_counter!("colonnade_balancer_accepted_connections_total", "Connections accepted.");
-    describe_gauge!("colonnade_balancer_active_connections", "Client connections open.");
-    describe_counter!("colonnade_balancer_refused_connections_total", "Connections refused before a request, by reason.");
-    describe_counter!("colonnade_balancer_accept_errors_total", "Failures to accept a connection, such as too many open files.");
-    describe_counter!("colonnade_balancer_unrouted_requests_total", "Requests answered without a service, by why they ended.");
-    describe_counter!("colonnade_balancer_requests_total", "Requests by service and class of the answer's status.");
-    describe_counter!("colonnade_balancer_exchanges_ended_total", "Exchanges by service and why they ended.");
-    describe_histogram!("colonnade_balancer_request_duration_seconds", "From the request's head to the answer's last byte.");
+    describe_gauge!(
+        "colonnade_balancer_build_info",
+        "Always 1; the label tells the version."
+    );
+    describe_counter!(
+        "colonnade_balancer_accepted_connections_total",
+        "Connections accepted."
+    );
+    describe_gauge!(
+        "colonnade_balancer_active_connections",
+        "Client connections open."
+    );
+    describe_counter!(
+        "colonnade_balancer_refused_connections_total",
+        "Connections refused before a request, by reason."
+    );
+    describe_counter!(
+        "colonnade_balancer_accept_errors_total",
+        "Failures to accept a connection, such as too many open files."
+    );
+    describe_counter!(
+        "colonnade_balancer_unrouted_requests_total",
+        "Requests answered without a service, by why they ended."
+    );
+    describe_counter!(
+        "colonnade_balancer_requests_total",
+        "Requests by service and class of the answer's status."
+    );
+    describe_counter!(
+        "colonnade_balancer_exchanges_ended_total",
+        "Exchanges by service and why they ended."
+    );
+    describe_histogram!(
+        "colonnade_balancer_request_duration_seconds",
+        "From the request's head to the answer's last byte."
+    );
     describe_gauge!("colonnade_balancer_active_requests", "Requests under way.");
-    describe_gauge!("colonnade_balancer_queued_requests", "Requests waiting for an endpoint.");
-    describe_counter!("colonnade_balancer_picks_total", "Endpoints lent to requests.");
-    describe_counter!("colonnade_balancer_retries_total", "Requests sent to a further node.");
-    describe_counter!("colonnade_balancer_retries_denied_total", "Retries that the budget did not allow.");
-    describe_counter!("colonnade_balancer_node_connections_total", "Connections asked for, idle ones that were used again included.");
-    describe_counter!("colonnade_balancer_node_connection_failures_total", "Connections to nodes that could not be made.");
-    describe_gauge!("colonnade_balancer_endpoints", "Endpoints known, and those offered new work.");
-    describe_gauge!("colonnade_balancer_registry_connected", "1 while the registry answers.");
-    describe_gauge!("colonnade_balancer_registry_staleness_seconds", "Age of the last word from the registry.");
-    describe_counter!("colonnade_balancer_registry_events_total", "Changes heard from the registry.");
-    describe_gauge!("colonnade_balancer_registry_applied_revision", "The registry's revision that every core has applied.");
-    describe_counter!("colonnade_balancer_probes_total", "Probes of endpoints, by result.");
-    describe_counter!("colonnade_balancer_suspicions_total", "Times a core could not reach an endpoint that was trusted.");
-    describe_counter!("colonnade_balancer_snapshot_failures_total", "Failures to write the membership snapshot.");
-    describe_counter!("colonnade_balancer_access_log_dropped_total", "Access lines lost because the log could not keep up.");
+    describe_gauge!(
+        "colonnade_balancer_queued_requests",
+        "Requests waiting for an endpoint."
+    );
+    describe_counter!(
+        "colonnade_balancer_picks_total",
+        "Endpoints lent to requests."
+    );
+    describe_counter!(
+        "colonnade_balancer_retries_total",
+        "Requests sent to a further node."
+    );
+    describe_counter!(
+        "colonnade_balancer_retries_denied_total",
+        "Retries that the budget did not allow."
+    );
+    describe_counter!(
+        "colonnade_balancer_node_connections_total",
+        "Connections asked for, idle ones that were used again included."
+    );
+    describe_counter!(
+        "colonnade_balancer_node_connection_failures_total",
+        "Connections to nodes that could not be made."
+    );
+    describe_gauge!(
+        "colonnade_balancer_endpoints",
+        "Endpoints known, and those offered new work."
+    );
+    describe_gauge!(
+        "colonnade_balancer_registry_connected",
+        "1 while the registry answers."
+    );
+    describe_gauge!(
+        "colonnade_balancer_registry_staleness_seconds",
+        "Age of the last word from the registry."
+    );
+    describe_counter!(
+        "colonnade_balancer_registry_events_total",
+        "Changes heard from the registry."
+    );
+    describe_gauge!(
+        "colonnade_balancer_registry_applied_revision",
+        "The registry's revision that every core has applied."
+    );
+    describe_counter!(
+        "colonnade_balancer_probes_total",
+        "Probes of endpoints, by result."
+    );
+    describe_counter!(
+        "colonnade_balancer_suspicions_total",
+        "Times a core could not reach an endpoint that was trusted."
+    );
+    describe_counter!(
+        "colonnade_balancer_snapshot_failures_total",
+        "Failures to write the membership snapshot."
+    );
+    describe_counter!(
+        "colonnade_balancer_access_log_dropped_total",
+        "Access lines lost because the log could not keep up."
+    );
 }

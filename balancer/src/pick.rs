@@ -26,7 +26,7 @@ use crate::{
 };
 
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
-pub enum PickError {
+pub(crate) enum PickError {
     #[error("no endpoint became available within the service's queue_wait")]
     NoEndpoint,
     #[error("the service's queue is full")]
@@ -35,13 +35,13 @@ pub enum PickError {
 
 /// One core's view of one service.
 #[derive(Debug)]
-pub struct Service {
-    pub name: ServiceName,
-    pub idx: usize,
-    pub policy: config::Service,
-    pub metrics: ServiceMetrics,
+pub(crate) struct Service {
+    pub(crate) name: ServiceName,
+    pub(crate) idx: usize,
+    pub(crate) policy: config::Service,
+    pub(crate) metrics: ServiceMetrics,
     /// Shared by all cores: retries are a share of the service's whole traffic.
-    pub budget: Arc<Budget>,
+    pub(crate) budget: Arc<Budget>,
     epoch: Instant,
     dial: DialPolicy,
     pool: Mutex<Pool<Arc<Upstream>>>,
@@ -52,14 +52,21 @@ pub struct Service {
 
 /// An endpoint lent for one exchange; it counts as in flight until this is dropped.
 #[derive(Debug)]
-pub struct Lease {
-    pub upstream: Arc<Upstream>,
+pub(crate) struct Lease {
+    pub(crate) upstream: Arc<Upstream>,
     began: Instant,
     epoch: Instant,
 }
 
 impl Service {
-    pub fn new(idx: usize, policy: config::Service, metrics: ServiceMetrics, budget: Arc<Budget>, epoch: Instant, rng: Rng) -> Self {
+    pub(crate) fn new(
+        idx: usize,
+        policy: config::Service,
+        metrics: ServiceMetrics,
+        budget: Arc<Budget>,
+        epoch: Instant,
+        rng: Rng,
+    ) -> Self {
         let dial = DialPolicy {
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
@@ -88,7 +95,7 @@ impl Service {
     ///
     /// # Errors
     /// When none becomes available in time, or too many requests wait already.
-    pub async fn pick(&self, tried: &mut Vec<NodeId>) -> Result<Lease, PickError> {
+    pub(crate) async fn pick(&self, tried: &mut Vec<NodeId>) -> Result<Lease, PickError> {
         if let Some(lease) = self.try_pick(tried) {
             return Ok(lease);
         }
@@ -110,7 +117,7 @@ impl Service {
     }
 
     /// New work may go to this endpoint; connections to the same life of the node are kept.
-    pub fn offer(&self, endpoint: Arc<Endpoint>) {
+    pub(crate) fn offer(&self, endpoint: Arc<Endpoint>) {
         let upstream = Arc::new(Upstream::new(endpoint, self.dial));
         let mut pool = self.lock_pool();
         if let Some(old) = pool.get(&upstream.endpoint.node) {
@@ -125,7 +132,7 @@ impl Service {
     }
 
     /// No new work may go there.
-    pub fn withdraw(&self, node: &NodeId) {
+    pub(crate) fn withdraw(&self, node: &NodeId) {
         let removed = self.lock_pool().remove(node);
         if let Some(upstream) = removed {
             upstream.retire();
@@ -133,11 +140,15 @@ impl Service {
     }
 
     /// An endpoint that was under suspicion has answered a probe.
-    pub fn announce_arrival(&self) {
+    pub(crate) fn announce_arrival(&self) {
         self.arrival.notify_waiters();
     }
 
-    pub fn sweep(&self, now: Instant) {
+    pub(crate) fn now(&self) -> Nanos {
+        nanos(self.epoch, Instant::now())
+    }
+
+    pub(crate) fn sweep(&self, now: Instant) {
         let members: Vec<_> = self.lock_pool().members().to_vec();
         for upstream in members {
             upstream.sweep(now);
@@ -146,7 +157,7 @@ impl Service {
 
     fn try_pick(&self, tried: &[NodeId]) -> Option<Lease> {
         let now = Instant::now();
-        let nanos = Nanos(now.saturating_duration_since(self.epoch).as_nanos() as u64);
+        let nanos = nanos(self.epoch, now);
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         let upstream = self.lock_pool().pick(nanos, &mut rng, tried)?;
         self.metrics.picks.increment(1);
@@ -186,20 +197,22 @@ impl Lease {
         }
     }
 
-    pub fn node(&self) -> &NodeId {
+    pub(crate) fn node(&self) -> &NodeId {
         &self.upstream.endpoint.node
     }
 
     /// The node has begun to answer: what it took is what the next pick goes by. Returns the latency.
-    pub fn answered(&self) -> Duration {
+    pub(crate) fn answered(&self) -> Duration {
         let now = Instant::now();
         let latency = now.saturating_duration_since(self.began);
-        let at = Nanos(now.saturating_duration_since(self.epoch).as_nanos() as u64);
-        self.upstream.endpoint.load.observe(at, latency);
+        self.upstream
+            .endpoint
+            .load
+            .observe(nanos(self.epoch, now), latency);
         latency
     }
 
-    pub fn give_back(&self, connection: Connection) {
+    pub(crate) fn give_back(&self, connection: Connection) {
         self.upstream.give_back(connection);
     }
 }
@@ -208,4 +221,8 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.endpoint.load.end();
     }
+}
+
+fn nanos(epoch: Instant, now: Instant) -> Nanos {
+    Nanos(now.saturating_duration_since(epoch).as_nanos() as u64)
 }

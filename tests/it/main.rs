@@ -1,1 +1,3 @@
 //! The whole cluster under test, with real processes and real servers.
+
+mod registry;

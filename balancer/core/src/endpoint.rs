@@ -26,6 +26,23 @@ pub struct Endpoint {
     suspected: AtomicBool,
 }
 
+/// What a pool may hold: an endpoint, or whatever a core keeps beside one.
+pub trait Member {
+    fn endpoint(&self) -> &Endpoint;
+}
+
+impl Member for Endpoint {
+    fn endpoint(&self) -> &Endpoint {
+        self
+    }
+}
+
+impl<M: Member> Member for Arc<M> {
+    fn endpoint(&self) -> &Endpoint {
+        (**self).endpoint()
+    }
+}
+
 impl Endpoint {
     pub fn new(
         node: NodeId,

@@ -8,7 +8,12 @@ use std::collections::HashMap;
 use fastrand::Rng;
 use rustc_hash::FxBuildHasher;
 
-use crate::{endpoint::Endpoint, load::Nanos, name::NodeId, picker::p2c};
+use crate::{
+    endpoint::{Endpoint, Member},
+    load::Nanos,
+    name::NodeId,
+    picker::p2c,
+};
 
 #[derive(Debug)]
 pub struct Pool<E> {
@@ -25,7 +30,7 @@ impl<E> Default for Pool<E> {
     }
 }
 
-impl<E: AsRef<Endpoint> + Clone> Pool<E> {
+impl<E: Member + Clone> Pool<E> {
     pub fn len(&self) -> usize {
         self.members.len()
     }
@@ -44,7 +49,7 @@ impl<E: AsRef<Endpoint> + Clone> Pool<E> {
 
     /// Adds `member`, or puts it in the place of the one with the same node id, which is returned.
     pub fn upsert(&mut self, member: E) -> Option<E> {
-        let node = member.as_ref().node.clone();
+        let node = member.endpoint().node.clone();
         let replaced = match self.place_by_node.get(&node) {
             Some(&at) => Some(std::mem::replace(&mut self.members[at], member)),
             None => {
@@ -61,7 +66,7 @@ impl<E: AsRef<Endpoint> + Clone> Pool<E> {
         let at = self.place_by_node.remove(node)?;
         let removed = self.members.swap_remove(at);
         if let Some(moved) = self.members.get(at) {
-            self.place_by_node.insert(moved.as_ref().node.clone(), at);
+            self.place_by_node.insert(moved.endpoint().node.clone(), at);
         }
         self.check_ends();
         Some(removed)
@@ -84,7 +89,7 @@ impl<E: AsRef<Endpoint> + Clone> Pool<E> {
         debug_assert_eq!(self.members.len(), self.place_by_node.len());
         for at in [0, self.members.len().wrapping_sub(1)] {
             if let Some(member) = self.members.get(at) {
-                debug_assert_eq!(self.place_by_node.get(&member.as_ref().node), Some(&at));
+                debug_assert_eq!(self.place_by_node.get(&member.endpoint().node), Some(&at));
             }
         }
     }

@@ -4,15 +4,16 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Timeout};
 
 use crate::{
     dial::Connection,
@@ -22,33 +23,50 @@ use crate::{
 
 /// From the client to the node.
 #[derive(Debug)]
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
-    received: Option<Arc<AtomicU64>>,
-    /// Closed until the node says `100 Continue` to a client that waits for it.
-    gate: Option<oneshot::Receiver<()>>,
+    progress: Option<Arc<Progress>>,
+    /// Closed until the node says `100 Continue` to a client that waits for it, or has kept it waiting for long enough.
+    gate: Option<Pin<Box<Timeout<oneshot::Receiver<()>>>>>,
+}
+
+/// How far a request's body has come, for those who do not hold it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    bytes: AtomicU64,
+    done: AtomicBool,
+}
+
+impl Progress {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.load(Relaxed)
+    }
 }
 
 impl RequestBody {
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             incoming: None,
-            received: None,
+            progress: None,
             gate: None,
         }
     }
 
-    pub fn streaming(incoming: Incoming, received: Arc<AtomicU64>) -> Self {
+    pub(crate) fn streaming(incoming: Incoming, progress: Arc<Progress>) -> Self {
         Self {
             incoming: Some(incoming),
-            received: Some(received),
+            progress: Some(progress),
             gate: None,
         }
     }
 
-    /// Holds the body back until the gate's other end fires or is dropped.
-    pub fn wait_for(&mut self, gate: oneshot::Receiver<()>) {
-        self.gate = Some(gate);
+    /// Holds the body back until the gate's other end fires or is dropped, for `patience` at most.
+    pub(crate) fn wait_for(&mut self, gate: oneshot::Receiver<()>, patience: Duration) {
+        self.gate = Some(Box::pin(tokio::time::timeout(patience, gate)));
     }
 }
 
@@ -61,18 +79,21 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(gate) = &mut self.gate {
-            // Both ends of the wait open the gate: the node's word, and the end of its interest in giving one.
-            let _ = ready!(Pin::new(gate).poll(cx));
+            // Whatever ends the wait opens the gate: the node's word, its final answer, or the end of the client's patience.
+            let _ = ready!(gate.as_mut().poll(cx));
             self.gate = None;
         }
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
-        let frame = ready!(Pin::new(incoming).poll_frame(cx));
-        if let (Some(Ok(frame)), Some(received)) = (&frame, &self.received)
-            && let Some(data) = frame.data_ref()
-        {
-            received.fetch_add(data.len() as u64, Relaxed);
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let is_over = !matches!(frame, Some(Ok(_))) || incoming.is_end_stream();
+        if let Some(progress) = &self.progress {
+            let data = frame.as_ref().and_then(|it| it.as_ref().ok()?.data_ref());
+            progress
+                .bytes
+                .fetch_add(data.map_or(0, |it| it.len() as u64), Relaxed);
+            progress.done.fetch_or(is_over, Relaxed);
         }
         Poll::Ready(frame)
     }
@@ -90,9 +111,10 @@ impl Body for RequestBody {
 
 /// From the node, or from this balancer, to the client. Its end is the end of the exchange.
 #[derive(Debug)]
-pub struct ResponseBody {
+pub(crate) struct ResponseBody {
     source: Source,
-    exchange: Box<Exchange>,
+    /// Absent where the exchange goes on as a tunnel.
+    exchange: Option<Box<Exchange>>,
 }
 
 #[derive(Debug)]
@@ -107,20 +129,36 @@ enum Source {
 
 impl ResponseBody {
     /// An answer of the balancer's own.
-    pub fn own(text: Bytes, exchange: Box<Exchange>) -> Self {
+    pub(crate) fn own(text: Bytes, exchange: Box<Exchange>) -> Self {
         let text = (!text.is_empty()).then_some(text);
         Self {
             source: Source::Own(text),
-            exchange,
+            exchange: Some(exchange),
         }
     }
 
-    pub fn of_node(incoming: Incoming, lease: Lease, connection: Connection, exchange: Box<Exchange>) -> Self {
+    /// No body, and not the end either: the connection becomes a tunnel.
+    pub(crate) fn none() -> Self {
+        Self {
+            source: Source::Own(None),
+            exchange: None,
+        }
+    }
+
+    pub(crate) fn of_node(
+        incoming: Incoming,
+        lease: Lease,
+        connection: Connection,
+        exchange: Box<Exchange>,
+    ) -> Self {
         let source = Source::Node {
             incoming,
             lent: Some((lease, connection)),
         };
-        let mut body = Self { source, exchange };
+        let mut body = Self {
+            source,
+            exchange: Some(exchange),
+        };
         body.finish_if_ended();
         body
     }
@@ -129,14 +167,14 @@ impl ResponseBody {
         if let Source::Node { incoming, lent } = &mut self.source
             && incoming.is_end_stream()
         {
-            complete(lent, &mut self.exchange);
+            complete(lent, self.exchange.as_deref_mut());
         }
     }
 }
 
 /// The whole body has passed: the connection goes back before the client has even read the last byte.
-fn complete(lent: &mut Option<(Lease, Connection)>, exchange: &mut Exchange) {
-    if let Some((lease, connection)) = lent.take() {
+fn complete(lent: &mut Option<(Lease, Connection)>, exchange: Option<&mut Exchange>) {
+    if let (Some((lease, connection)), Some(exchange)) = (lent.take(), exchange) {
         lease.give_back(connection);
         exchange.end(Ended::Completed);
     }
@@ -150,23 +188,26 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self { source, exchange } = &mut *self;
-        match source {
-            Source::Own(text) => Poll::Ready(text.take().map(|text| {
-                exchange.sent += text.len() as u64;
-                Ok(Frame::data(text))
-            })),
+        let this = &mut *self;
+        let (frame, lent) = match &mut this.source {
+            Source::Own(text) => (text.take().map(|text| Ok(Frame::data(text))), None),
             Source::Node { incoming, lent } => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) => exchange.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
-                    Some(Err(_)) => exchange.end(Ended::NodeCut),
-                    None => complete(lent, exchange),
-                }
-                self.finish_if_ended();
-                Poll::Ready(frame)
+                (ready!(Pin::new(incoming).poll_frame(cx)), Some(lent))
             }
+        };
+        let Some(exchange) = &mut this.exchange else {
+            return Poll::Ready(frame);
+        };
+        match (&frame, lent) {
+            (Some(Ok(frame)), _) => {
+                exchange.sent += frame.data_ref().map_or(0, |data| data.len() as u64)
+            }
+            (Some(Err(_)), _) => exchange.end(Ended::NodeCut),
+            (None, Some(lent)) => complete(lent, Some(exchange)),
+            (None, None) => {}
         }
+        this.finish_if_ended();
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -30,12 +30,12 @@ const BUFFERS_WAITING: usize = 256;
 
 /// Where the lines of all cores go.
 #[derive(Debug, Clone)]
-pub struct AccessSink(Option<SyncSender<Vec<u8>>>);
+pub(crate) struct AccessSink(Option<SyncSender<Vec<u8>>>);
 
 impl AccessSink {
     /// # Errors
     /// When the file cannot be opened for appending.
-    pub fn open(target: &config::AccessLog) -> io::Result<Self> {
+    pub(crate) fn open(target: &config::AccessLog) -> io::Result<Self> {
         let out: Box<dyn Write + Send> = match target {
             config::AccessLog::Off => return Ok(Self(None)),
             config::AccessLog::Stdout => Box::new(io::stdout()),
@@ -48,7 +48,7 @@ impl AccessSink {
         Ok(Self(Some(sender)))
     }
 
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.0.is_some()
     }
 }
@@ -67,7 +67,7 @@ fn write_all(buffers: &Receiver<Vec<u8>>, mut out: impl Write) {
 
 /// One core's lines on their way to the sink.
 #[derive(Debug)]
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     sink: AccessSink,
     buffer: Mutex<Vec<u8>>,
     dropped: Counter,
@@ -75,19 +75,19 @@ pub struct AccessLog {
 
 /// All that one line says.
 pub(super) struct Written<'a> {
-    pub at: SystemTime,
-    pub listener: &'a ListenerName,
-    pub client: SocketAddr,
-    pub line: &'a Line,
-    pub status: StatusCode,
-    pub received: u64,
-    pub sent: u64,
-    pub took: Duration,
-    pub ended: Ended,
+    pub(crate) at: SystemTime,
+    pub(crate) listener: &'a ListenerName,
+    pub(crate) client: SocketAddr,
+    pub(crate) line: &'a Line,
+    pub(crate) status: StatusCode,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) took: Duration,
+    pub(crate) ended: Ended,
 }
 
 impl AccessLog {
-    pub fn new(sink: AccessSink, dropped: Counter) -> Self {
+    pub(crate) fn new(sink: AccessSink, dropped: Counter) -> Self {
         Self {
             sink,
             buffer: Mutex::default(),
@@ -95,7 +95,7 @@ impl AccessLog {
         }
     }
 
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.sink.is_on()
     }
 
@@ -107,7 +107,7 @@ impl AccessLog {
         }
     }
 
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         if !buffer.is_empty() {
             self.hand_over(&mut buffer);
@@ -121,7 +121,8 @@ impl AccessLog {
         let full = std::mem::replace(buffer, Vec::with_capacity(BUFFER_BYTES + 1024));
         if let Err(err) = sender.try_send(full) {
             let lost = match err {
-                std::sync::mpsc::TrySendError::Full(lost) | std::sync::mpsc::TrySendError::Disconnected(lost) => lost,
+                std::sync::mpsc::TrySendError::Full(lost)
+                | std::sync::mpsc::TrySendError::Disconnected(lost) => lost,
             };
             let lines = lost.iter().filter(|&&byte| byte == b'\n').count();
             self.dropped.increment(lines as u64);
@@ -133,14 +134,22 @@ impl Written<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         let line = self.line;
         // Writing to memory cannot fail; a line is a line even if it could.
-        let _ = write!(out, "{{\"time\":\"{}\"", humantime::format_rfc3339_micros(self.at));
+        let _ = write!(
+            out,
+            "{{\"time\":\"{}\"",
+            humantime::format_rfc3339_micros(self.at)
+        );
         text(out, "listener", self.listener.as_str());
         let _ = write!(out, ",\"client\":\"{}\"", self.client);
         text(out, "method", line.method.as_str());
         if let Some(host) = &line.host {
             text(out, "host", &String::from_utf8_lossy(host.as_bytes()));
         }
-        text(out, "path", line.uri.path_and_query().map_or("", |it| it.as_str()));
+        text(
+            out,
+            "path",
+            line.uri.path_and_query().map_or("", |it| it.as_str()),
+        );
         text(out, "protocol", protocol(line.version));
         number(out, "status", u64::from(self.status.as_u16()));
         if let Some(id) = &line.request_id {

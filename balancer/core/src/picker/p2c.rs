@@ -6,14 +6,14 @@
 use fastrand::Rng;
 
 use crate::{
-    endpoint::{Endpoint, WEIGHT},
+    endpoint::{Endpoint, Member, WEIGHT},
     load::Nanos,
 };
 
 /// The index of the endpoint to use among `endpoints`, leaving out those for which `avoid` says so.
 ///
 /// Constant time while few endpoints are avoided.
-pub fn choose<E: AsRef<Endpoint>>(
+pub fn choose<E: Member>(
     endpoints: &[E],
     now: Nanos,
     rng: &mut Rng,
@@ -27,11 +27,15 @@ pub fn choose<E: AsRef<Endpoint>>(
     // Drawn from the others only: the two are never the same unless no other is allowed.
     let offset = if n > 1 { 1 + rng.usize(..n - 1) } else { 0 };
     let second = next_allowed(endpoints, (first + offset) % n, &avoid)?;
-    let lighter = is_lighter(endpoints[second].as_ref(), endpoints[first].as_ref(), now);
+    let lighter = is_lighter(
+        endpoints[second].endpoint(),
+        endpoints[first].endpoint(),
+        now,
+    );
     Some(if lighter { second } else { first })
 }
 
-fn next_allowed<E: AsRef<Endpoint>>(
+fn next_allowed<E: Member>(
     endpoints: &[E],
     start: usize,
     avoid: impl Fn(&Endpoint) -> bool,
@@ -39,7 +43,7 @@ fn next_allowed<E: AsRef<Endpoint>>(
     let n = endpoints.len();
     (start..start + n)
         .map(|i| i % n)
-        .find(|&i| !avoid(endpoints[i].as_ref()))
+        .find(|&i| !avoid(endpoints[i].endpoint()))
 }
 
 fn is_lighter(a: &Endpoint, b: &Endpoint, now: Nanos) -> bool {

@@ -1,0 +1,256 @@
+//! The keys as an operator writes them, each with its default, its unit and what it may be.
+//!
+//! Wherever a duration stands it is a text such as `"1m 30s"`, from `"1ms"` to `"30days"`. What is required is optional here,
+//! so that `check` says in one way what is missing.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::Deserialize;
+
+use super::{
+    Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, value,
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct Config {
+    /// Tells this balancer from the others in the registry: up to 253 letters, digits, `.`, `_` and `-`.
+    /// Default: the host name.
+    pub(super) id: Option<String>,
+    /// How many threads carry traffic, up to 1,024. Default: 0, one per core.
+    #[serde(deserialize_with = "value::count::<0, 1024, _, _>")]
+    pub(super) workers: usize,
+    /// How long work under way may take to end after the balancer was told to stop. Default: `"30s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) drain_deadline: Duration,
+    /// Where the balancer is asked about itself.
+    pub(super) admin: Admin,
+    /// Where nodes announce themselves. Default: none.
+    pub(super) registry: Option<registry::Config>,
+    /// How membership outlives the registry.
+    pub(super) membership: MembershipConfig,
+    /// What is written down while the balancer runs.
+    pub(super) log: Log,
+    /// The addresses that clients connect to: 1 to 256.
+    pub(super) listener: Vec<Listener>,
+    /// Which requests go to which service, up to 10,000.
+    pub(super) route: Vec<Route>,
+    /// What nodes serve, up to 10,000.
+    pub(super) service: Vec<Service>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct Listener {
+    /// What routes, logs and metrics call it: up to 63 letters, digits, `.`, `_` and `-`. Required.
+    pub(super) name: Option<String>,
+    /// Where it listens, `"ip:port"`; port 0 lets the system choose. Required.
+    pub(super) address: Option<SocketAddr>,
+    /// `"http"` for HTTP/1.1 and HTTP/2 with prior knowledge; `"tcp"` for bytes, whatever they mean; `"detect"` for HTTP where
+    /// the first bytes say so, else bytes. Default: `"http"`.
+    pub(super) protocol: ListenerProtocol,
+    /// The service that gets what is not HTTP. Required for `"tcp"` and `"detect"`; `"http"` has none, routes decide.
+    pub(super) service: Option<String>,
+    /// How many clients may be connected, over all workers: 1 to 10,000,000. Default: 100,000.
+    #[serde(deserialize_with = "value::count::<1, 10_000_000, _, _>")]
+    pub(super) max_connections: usize,
+    /// How long a client may take to send the head of a request. Default: `"10s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) request_head_timeout: Duration,
+    /// How long a client may stay connected without a request under way. Default: `"75s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) idle_timeout: Duration,
+    /// How long the first bytes, by which the protocol is told, may take to come. Default: `"5s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) detect_timeout: Duration,
+    /// The most bytes the head of a request may have: 8,192, less than which HTTP/1 cannot be read with, to 1,048,576.
+    /// Default: 65,536.
+    #[serde(deserialize_with = "value::count::<8192, 1_048_576, _, _>")]
+    pub(super) max_head_bytes: usize,
+    /// The most fields the head of a request may have: 1 to 10,000. Default: 100.
+    #[serde(deserialize_with = "value::count::<1, 10_000, _, _>")]
+    pub(super) max_headers: usize,
+    /// The networks of the proxies whose word about the client counts, such as `"10.0.0.0/8"`. Default: none.
+    pub(super) trusted_proxies: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Route {
+    /// What logs and metrics call it: up to 63 letters, digits, `.`, `_` and `-`. Default: `route-` and its place in the list,
+    /// counted from 0.
+    pub(super) name: Option<String>,
+    /// The names of the listeners it holds for. Default: every listener that speaks HTTP.
+    pub(super) listeners: Option<Vec<String>>,
+    /// Names without port, such as `"www.example.org"`; `"*.example.org"` stands for everything below. Default: any host.
+    pub(super) hosts: Vec<String>,
+    /// What the path begins with: `"/api"` stands for itself and everything below `/api/`. Default: `"/"`.
+    pub(super) path: Option<String>,
+    /// The service that gets the requests. Required.
+    pub(super) service: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct Service {
+    /// What nodes announce it as, and routes and listeners call it: up to 63 letters, digits, `.`, `_` and `-`. Required.
+    pub(super) name: Option<String>,
+    /// Where its endpoints come from: `"registry"`, `"static"` or `"dns"`. Default: `"registry"`.
+    pub(super) discover: DiscoverKind,
+    /// `"ip:port"` of each endpoint, 1 to 10,000. Required for `"static"`, and only there.
+    pub(super) endpoints: Option<Vec<SocketAddr>>,
+    /// `"host:port"`, whose addresses are the endpoints. Required for `"dns"`, and only there.
+    pub(super) dns: Option<String>,
+    /// `"ip:port"` of each server to ask, up to 16. Only for `"dns"`. Default: those of the system.
+    pub(super) dns_servers: Option<Vec<SocketAddr>>,
+    /// The longest an answer is believed, whatever its time to live. Only for `"dns"`. Default: `"30s"`.
+    #[serde(deserialize_with = "value::optional_span")]
+    pub(super) dns_refresh_max: Option<Duration>,
+    /// What endpoints are spoken to in: `"match"`, as the client speaks, `"http1"` or `"http2"`. Default: `"match"`.
+    pub(super) protocol: UpstreamProtocol,
+    /// `"v2"` tells the endpoint first who the client is, with the binary header of the PROXY protocol. Only for services that
+    /// no route names. Default: `"off"`.
+    pub(super) proxy_protocol: ProxyProtocol,
+    /// How long a connection to an endpoint may take to be made. Default: `"1s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) connect_timeout: Duration,
+    /// How long an endpoint may take to send the head of its response once it has the request. Default: `"60s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) response_head_timeout: Duration,
+    /// How long a connection to an endpoint is kept unused. Default: `"60s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) idle_timeout: Duration,
+    /// How long an upgraded or relayed connection may be silent in both directions. Default: `"1h"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) tunnel_idle_timeout: Duration,
+    /// How many unused connections each worker keeps to each endpoint, up to 100,000; 0 keeps none. Default: 64.
+    #[serde(deserialize_with = "value::count::<0, 100_000, _, _>")]
+    pub(super) max_idle_connections: usize,
+    /// How long a request waits for an endpoint while there is none to take it. Default: `"1s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) queue_wait: Duration,
+    /// How many requests may wait, per worker, up to 1,000,000; the next is refused at once. Default: 1,024.
+    #[serde(deserialize_with = "value::count::<0, 1_000_000, _, _>")]
+    pub(super) queue_max: usize,
+    /// How often one request is tried, the first time included: 1 to 10. Default: 3.
+    #[serde(deserialize_with = "value::count::<1, 10, _, _>")]
+    pub(super) max_tries: u32,
+    /// How many retries each request pays for, 0 to 10: 0.2 lets one request in five be tried again. Default: 0.2.
+    #[serde(deserialize_with = "value::ratio")]
+    pub(super) retry_ratio: f64,
+    /// How the balancer sees for itself whether an endpoint lives.
+    pub(super) probe: Probe,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DiscoverKind {
+    #[default]
+    Registry,
+    Static,
+    Dns,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub(super) struct Probe {
+    /// What is asked: `"tcp"`, that a connection can be made; `"http"`, that a `GET` is answered with a 2xx; `"off"`, nothing.
+    /// Default: `"tcp"`.
+    pub(super) kind: ProbeKind,
+    /// What to `GET`. Only for `"http"`. Default: `"/livez"`.
+    pub(super) path: Option<String>,
+    /// From one probe of an endpoint to the next. Default: `"1s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) interval: Duration,
+    /// How long an answer may take. Default: `"1s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) timeout: Duration,
+    /// How many good probes in a row make an endpoint healthy: 1 to 100. Default: 1.
+    #[serde(deserialize_with = "value::count::<1, 100, _, _>")]
+    pub(super) healthy_after: u32,
+    /// How many bad probes in a row make an endpoint unhealthy: 1 to 100. Default: 2.
+    #[serde(deserialize_with = "value::count::<1, 100, _, _>")]
+    pub(super) unhealthy_after: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ProbeKind {
+    #[default]
+    Tcp,
+    Http,
+    Off,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            id: None,
+            workers: 0,
+            drain_deadline: Duration::from_secs(30),
+            admin: Admin::default(),
+            registry: None,
+            membership: MembershipConfig::default(),
+            log: Log::default(),
+            listener: Vec::new(),
+            route: Vec::new(),
+            service: Vec::new(),
+        }
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            name: None,
+            address: None,
+            protocol: ListenerProtocol::default(),
+            service: None,
+            max_connections: 100_000,
+            request_head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            detect_timeout: Duration::from_secs(5),
+            max_head_bytes: 65_536,
+            max_headers: 100,
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self {
+            name: None,
+            discover: DiscoverKind::default(),
+            endpoints: None,
+            dns: None,
+            dns_servers: None,
+            dns_refresh_max: None,
+            protocol: UpstreamProtocol::default(),
+            proxy_protocol: ProxyProtocol::default(),
+            connect_timeout: Duration::from_secs(1),
+            response_head_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
+            tunnel_idle_timeout: Duration::from_secs(60 * 60),
+            max_idle_connections: 64,
+            queue_wait: Duration::from_secs(1),
+            queue_max: 1024,
+            max_tries: 3,
+            retry_ratio: 0.2,
+            probe: Probe::default(),
+        }
+    }
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            kind: ProbeKind::default(),
+            path: None,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            healthy_after: 1,
+            unhealthy_after: 2,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The configuration as the admin API shows it: what is an index inside is a name again.
+
+use std::{fmt, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use super::{Admin, Config, Listener, Log, MembershipConfig, Route, Service};
+
+/// Writes a value as it displays itself.
+pub(super) fn text<S: Serializer>(
+    value: &impl fmt::Display,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+impl Serialize for Config {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Shown::of(self).serialize(serializer)
+    }
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: &'a str,
+    workers: usize,
+    #[serde(serialize_with = "humantime_serde::serialize")]
+    drain_deadline: Duration,
+    admin: &'a Admin,
+    registry: &'a Option<registry::Config>,
+    membership: &'a MembershipConfig,
+    log: &'a Log,
+    listener: Vec<ShownListener<'a>>,
+    route: Vec<ShownRoute<'a>>,
+    service: &'a [Service],
+}
+
+#[derive(Serialize)]
+struct ShownListener<'a> {
+    #[serde(flatten)]
+    listener: &'a Listener,
+    service: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ShownRoute<'a> {
+    #[serde(flatten)]
+    route: &'a Route,
+    listeners: Vec<&'a str>,
+    service: &'a str,
+}
+
+impl<'a> Shown<'a> {
+    fn of(config: &'a Config) -> Self {
+        Self {
+            id: &config.id,
+            workers: config.workers,
+            drain_deadline: config.drain_deadline,
+            admin: &config.admin,
+            registry: &config.registry,
+            membership: &config.membership,
+            log: &config.log,
+            listener: config
+                .listeners
+                .iter()
+                .map(|it| ShownListener::of(it, config))
+                .collect(),
+            route: config
+                .routes
+                .iter()
+                .map(|it| ShownRoute::of(it, config))
+                .collect(),
+            service: &config.services,
+        }
+    }
+}
+
+impl<'a> ShownListener<'a> {
+    fn of(listener: &'a Listener, config: &'a Config) -> Self {
+        Self {
+            listener,
+            service: listener
+                .service
+                .map(|idx| config.services[idx].name.as_str()),
+        }
+    }
+}
+
+impl<'a> ShownRoute<'a> {
+    fn of(route: &'a Route, config: &'a Config) -> Self {
+        let name = |idx: &usize| config.listeners[*idx].name.as_str();
+        Self {
+            route,
+            listeners: route.listeners.iter().map(name).collect(),
+            service: config.services[route.service].name.as_str(),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What does this client speak? Read as few bytes as it takes to know, and keep them for whoever serves it.
+
+use std::io;
+
+use balancer_core::preface::{self, Preface};
+use bytes::{Bytes, BytesMut};
+use thiserror::Error;
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use crate::{accept::ClientConnection, config::ListenerProtocol};
+
+/// Room for the first bytes: most requests' whole head, so that the next reader parses it without another system call.
+const FIRST_READ: usize = 2048;
+
+/// A protocol and the bytes that gave it away.
+#[derive(Debug)]
+pub(crate) enum Spoken {
+    Http1(Bytes),
+    Http2(Bytes),
+    Tls(Bytes),
+    Opaque(Bytes),
+}
+
+#[derive(Debug, Error)]
+pub(crate) enum DetectError {
+    #[error("the client said nothing recognisable in time")]
+    Slow,
+    #[error("the client closed the connection before it said what it speaks")]
+    Closed,
+    #[error("reading the first bytes: {0}")]
+    Read(#[from] io::Error),
+}
+
+/// A client that waits for the other side to speak first is opaque, where the listener has a service for such.
+///
+/// # Errors
+/// When the client closes, fails or dawdles before it has said what it speaks.
+pub(crate) async fn detect(
+    client: &ClientConnection,
+    stream: &mut TcpStream,
+) -> Result<Spoken, DetectError> {
+    let policy = &client.listener().policy;
+    let is_http = policy.protocol == ListenerProtocol::Http;
+    let timeout = if is_http {
+        policy.request_head_timeout
+    } else {
+        policy.detect_timeout
+    };
+    let mut first = BytesMut::with_capacity(FIRST_READ);
+    match tokio::time::timeout(timeout, read_preface(stream, &mut first)).await {
+        Ok(spoken) => Ok(spoken?(first.freeze())),
+        Err(_) if policy.service.is_some() => Ok(Spoken::Opaque(first.freeze())),
+        Err(_) => Err(DetectError::Slow),
+    }
+}
+
+async fn read_preface(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+) -> Result<fn(Bytes) -> Spoken, DetectError> {
+    loop {
+        if stream.read_buf(first).await? == 0 {
+            return Err(DetectError::Closed);
+        }
+        match preface::read(first) {
+            Preface::Http1 => return Ok(Spoken::Http1),
+            Preface::Http2 => return Ok(Spoken::Http2),
+            Preface::Tls => return Ok(Spoken::Tls),
+            Preface::Opaque => return Ok(Spoken::Opaque),
+            Preface::Undecided => {}
+        }
+    }
+}

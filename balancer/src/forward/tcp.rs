@@ -1,0 +1,254 @@
+//! Relays bytes as they are, both ways at once, each direction ending when its sender ends it (half-close).
+//!
+//! An idle relay holds no buffer: bytes pass through one buffer per core, and only what a slow reader did not take is kept, which also
+//! stops reading from the other side.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::{Shutdown, SocketAddr},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use balancer_core::name::NodeId;
+use bytes::{Buf, Bytes};
+use proxy_header::{ProxiedAddress, ProxyHeader};
+use tokio::net::TcpStream;
+
+use crate::{
+    accept::ClientConnection,
+    config::ProxyProtocol,
+    lifeline::{Lifeline, Order},
+    observe::Ended,
+    pick::{Lease, Service},
+    rescue::Failure,
+};
+
+/// As much as one system call moves; larger reads were not found to be faster on loopback.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// Rounds that one direction may take before the core looks at others.
+const ROUNDS_MAX: usize = 16;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
+}
+
+/// Relays an opaque client connection to a node of the service, and counts it as one exchange.
+pub(crate) async fn forward(
+    client: Arc<ClientConnection>,
+    stream: TcpStream,
+    first: Bytes,
+    service: usize,
+) {
+    let service = client.worker().services[service].clone();
+    let began = Instant::now();
+    service.metrics.active.increment(1.0);
+    let ended = match connect(&client, &stream, &service).await {
+        Ok((node, lease, header)) => {
+            let first = [header.as_slice(), &first].concat().into();
+            client
+                .lifeline()
+                .becomes_tunnel(service.policy.tunnel_idle_timeout);
+            let relay = Relay::new(&stream, &node, first, Bytes::new());
+            let ended = relay.run(client.lifeline()).await;
+            drop(lease);
+            ended
+        }
+        Err(failure) => {
+            tracing::debug!(client = %client.address(), %failure, "a connection could not be relayed");
+            crate::net::reset_on_close(&stream);
+            failure.ended()
+        }
+    };
+    service.metrics.active.decrement(1.0);
+    service.metrics.relayed(ended, began.elapsed());
+}
+
+/// Connects to one node after another; nothing has been sent yet, so every failure may be tried elsewhere.
+async fn connect(
+    client: &ClientConnection,
+    stream: &TcpStream,
+    service: &Service,
+) -> Result<(TcpStream, Lease, Vec<u8>), Failure> {
+    let mut tried: Vec<NodeId> = Vec::new();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let lease = service.pick(&mut tried).await?;
+        service.metrics.dials.increment(1);
+        match lease.upstream.connect().await {
+            Ok(node) => {
+                lease.answered();
+                let header = proxy_header(service, client.address(), stream.local_addr().ok());
+                return Ok((node, lease, header));
+            }
+            Err(err) => {
+                service.metrics.dial_failures.increment(1);
+                client.worker().suspect(service, &lease.upstream.endpoint);
+                tried.push(lease.node().clone());
+                if tries >= service.policy.max_tries {
+                    return Err(Failure::Unreachable(err));
+                }
+                service.metrics.retries.increment(1);
+            }
+        }
+    }
+}
+
+/// The PROXY protocol's version 2 header, if the service wants one.
+fn proxy_header(service: &Service, client: SocketAddr, local: Option<SocketAddr>) -> Vec<u8> {
+    let mut header = Vec::new();
+    if let (ProxyProtocol::V2, Some(local)) = (service.policy.proxy_protocol, local) {
+        let said = ProxyHeader::with_address(ProxiedAddress::stream(client, local));
+        if let Err(err) = said.encode_v2(&mut header) {
+            // Only TLVs can be too long, and there are none.
+            tracing::error!(?err, "encoding a PROXY header");
+        }
+    }
+    header
+}
+
+/// Two sockets and the bytes between them.
+pub(crate) struct Relay<'a> {
+    client: &'a TcpStream,
+    node: &'a TcpStream,
+    to_node: Direction,
+    to_client: Direction,
+}
+
+#[derive(Default)]
+struct Direction {
+    /// Read, but not taken by the other side yet.
+    rest: Bytes,
+    read_all: bool,
+    done: bool,
+    moved: u64,
+}
+
+impl<'a> Relay<'a> {
+    /// `to_node` and `to_client` were read from the other side already.
+    pub(crate) fn new(
+        client: &'a TcpStream,
+        node: &'a TcpStream,
+        to_node: Bytes,
+        to_client: Bytes,
+    ) -> Self {
+        let direction = |rest: Bytes| Direction {
+            rest,
+            ..Direction::default()
+        };
+        Self {
+            client,
+            node,
+            to_node: direction(to_node),
+            to_client: direction(to_client),
+        }
+    }
+
+    /// Relays until both directions have ended, one failed, or the lifeline was cut.
+    pub(crate) async fn run(mut self, lifeline: &Lifeline) -> Ended {
+        let relayed = std::future::poll_fn(|cx| self.poll(cx, lifeline)).await;
+        match relayed {
+            Ok(ended) => ended,
+            Err(err) => {
+                tracing::debug!(%err, "a tunnel broke");
+                Ended::TunnelClosed
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, lifeline: &Lifeline) -> Poll<io::Result<Ended>> {
+        lifeline.register(cx.waker());
+        if lifeline.order() == Order::Cut {
+            return Poll::Ready(Ok(Ended::TunnelCut));
+        }
+        let moved_before = self.to_node.moved + self.to_client.moved;
+        let up = self.to_node.poll(cx, self.client, self.node)?;
+        let down = self.to_client.poll(cx, self.node, self.client)?;
+        if self.to_node.moved + self.to_client.moved > moved_before {
+            lifeline.touch(Instant::now());
+        }
+        if up.is_ready() && down.is_ready() {
+            return Poll::Ready(Ok(Ended::TunnelClosed));
+        }
+        Poll::Pending
+    }
+}
+
+impl Direction {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<io::Result<()>> {
+        for _ in 0..ROUNDS_MAX {
+            if self.done {
+                return Poll::Ready(Ok(()));
+            } else if !self.rest.is_empty() {
+                ready!(self.poll_write(cx, to))?;
+            } else if self.read_all {
+                self.done = true;
+                end_writing(to)?;
+            } else {
+                ready!(self.poll_pass(cx, from, to))?;
+            }
+        }
+        // Busy: let the other tunnels of this core have a turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, to: &TcpStream) -> Poll<io::Result<()>> {
+        match to.try_write(&self.rest) {
+            Ok(n) => {
+                self.rest.advance(n);
+                self.moved += n as u64;
+                Poll::Ready(Ok(()))
+            }
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => to.poll_write_ready(cx),
+            Err(err) => Poll::Ready(Err(err)),
+        }
+    }
+
+    /// Reads once and writes at once; what the other side does not take is kept.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> Poll<io::Result<()>> {
+        BUFFER.with_borrow_mut(|buffer| match from.try_read(buffer) {
+            Ok(0) => {
+                self.read_all = true;
+                Poll::Ready(Ok(()))
+            }
+            Ok(n) => {
+                let written = written_now(to.try_write(&buffer[..n]))?;
+                self.moved += written as u64;
+                self.rest = Bytes::copy_from_slice(&buffer[written..n]);
+                Poll::Ready(Ok(()))
+            }
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => from.poll_read_ready(cx),
+            Err(err) => Poll::Ready(Err(err)),
+        })
+    }
+}
+
+fn written_now(written: io::Result<usize>) -> io::Result<usize> {
+    match written {
+        Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        written => written,
+    }
+}
+
+fn end_writing(to: &TcpStream) -> io::Result<()> {
+    match socket2::SockRef::from(to).shutdown(Shutdown::Write) {
+        // The other side has closed both directions already.
+        Err(err) if err.kind() == io::ErrorKind::NotConnected => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,44 @@
+//! Which service is a request for? Listener, host and path decide, on this core's own table.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use thiserror::Error;
+
+use crate::{accept::ClientConnection, pick::Service, worker::Target};
+
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[error("no route matches the host and path")]
+pub(crate) struct NoRoute;
+
+/// A request whose way is known.
+pub(crate) struct Routed<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) service: &'a Arc<Service>,
+}
+
+/// # Errors
+/// When no route of the listener matches.
+pub(crate) fn route<'a>(
+    client: &'a ClientConnection,
+    parts: &Parts,
+) -> Result<Routed<'a>, NoRoute> {
+    let worker = client.worker();
+    let host = host(parts).unwrap_or_default();
+    let target = worker
+        .routes
+        .find(client.listener().idx, host, parts.uri.path())
+        .ok_or(NoRoute)?;
+    Ok(Routed {
+        target,
+        service: &worker.services[target.service],
+    })
+}
+
+/// The request's host: the target's goes before the field's (RFC 9112 §3.2.2).
+pub(crate) fn host(parts: &Parts) -> Option<&str> {
+    match parts.uri.authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => parts.headers.get(http::header::HOST)?.to_str().ok(),
+    }
+}
