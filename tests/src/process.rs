@@ -34,7 +34,7 @@ const OUTPUT_SHOWN_MAX: u64 = 4_096;
 const STATUS_LINE_MIN: usize = 12;
 
 /// A program about to be started.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
