@@ -4,10 +4,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration, time::S
 
 use registry::{NodeRecord, NodeState, Registry};
 use tokio::sync::watch;
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::register::Left;
 use crate::{
@@ -33,8 +30,7 @@ pub struct Node {
     admin_address: SocketAddr,
     order: watch::Sender<bool>,
     left: watch::Receiver<Option<Left>>,
-    tasks: TaskTracker,
-    _alive: DropGuard,
+    tasks: Tasks,
 }
 
 /// Why a node does not start.
@@ -54,21 +50,20 @@ impl Node {
     /// Binds, serves, and announces the node in the registry. Returns when it serves; the registry may answer later,
     /// and `/readyz` tells when it has.
     pub async fn start(config: Config, registry: Registry) -> Result<Self, StartError> {
-        let (web_listener, web_address) = bind("web.address", config.web.address).await?;
-        let (admin_listener, admin_address) = bind("admin.address", config.admin_address).await?;
-        let sites = sites(config.web.sites.clone())?;
-        let record = record(&config, web_address);
-        let alive = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let (phase, phases) = watch::channel(Phase::Starting);
-        let metrics = Arc::new(Metrics::new());
+        let bound = Bound::open(&config).await?;
+        let record = record(&config, bound.web_address);
+        Ok(Self::run(config, registry, bound, record))
+    }
 
-        let identity = Arc::new(Identity::of(&record));
-        let web = Web::new(identity, sites, phases.clone());
-        let web = Front::web(web_listener, web, &config.web, &metrics, phases.clone());
-        let admin = admin::router(metrics.clone(), phases.clone());
-        let admin = Front::admin(admin_listener, admin, &metrics, phases);
+    fn run(config: Config, registry: Registry, bound: Bound, record: NodeRecord) -> Self {
+        let (phase, phases) = watch::channel(Phase::Starting);
         let (order, ordered) = watch::channel(false);
+        let (done, left) = watch::channel(None);
+        let metrics = Arc::new(Metrics::new());
+        let web = Web::new(Arc::new(Identity::of(&record)), bound.sites, phases.clone());
+        let web = Front::web(bound.web, web, &config.web, &metrics, phases.clone());
+        let admin = admin::router(metrics.clone(), phases.clone());
+        let admin = Front::admin(bound.admin, admin, &metrics, phases);
         let register = Register {
             announcement: registry.announce(record.clone(), config.lease_ttl()),
             balancers: registry.watch(),
@@ -79,27 +74,22 @@ impl Node {
             phase,
             metrics: metrics.clone(),
         };
-        let (done, left) = watch::channel(None);
-        let spawn = |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
-            tasks.spawn(alive.clone().run_until_cancelled_owned(task));
-        };
-        spawn(Box::pin(web.run()));
-        spawn(Box::pin(admin.run()));
-        spawn(Box::pin(async move {
-            done.send_replace(Some(register.run().await));
-        }));
-        tokio::spawn(alive.clone().run_until_cancelled_owned(fold(metrics)));
-        tasks.close();
 
-        Ok(Self {
+        let tasks = Tasks::default();
+        tasks.spawn(web.run());
+        tasks.spawn(admin.run());
+        tasks.spawn(async move {
+            done.send_replace(Some(register.run().await));
+        });
+        tokio::spawn(tasks.alive.clone().run_until_cancelled_owned(fold(metrics)));
+        Self {
             id: config.id,
-            web_address,
-            admin_address,
+            web_address: bound.web_address,
+            admin_address: bound.admin_address,
             order,
             left,
             tasks,
-            _alive: alive.drop_guard(),
-        })
+        }
     }
 
     pub fn id(&self) -> &NodeId {
@@ -119,10 +109,58 @@ impl Node {
     /// same end.
     pub async fn leave(&self) -> Left {
         self.order.send_replace(true);
-        self.tasks.wait().await;
+        self.tasks.ended().await;
         self.left
             .borrow()
             .expect("the tasks of a node end by leaving")
+    }
+}
+
+/// What a node must have before anything is announced.
+struct Bound {
+    web: Listener,
+    web_address: SocketAddr,
+    admin: Listener,
+    admin_address: SocketAddr,
+    sites: Option<Sites>,
+}
+
+impl Bound {
+    async fn open(config: &Config) -> Result<Self, StartError> {
+        let (web, web_address) = bind("web.address", config.web.address).await?;
+        let (admin, admin_address) = bind("admin.address", config.admin_address).await?;
+        Ok(Self {
+            web,
+            web_address,
+            admin,
+            admin_address,
+            sites: sites(config.web.sites.clone())?,
+        })
+    }
+}
+
+/// The tasks of a node, which end with it when it is dropped.
+#[derive(Default)]
+struct Tasks {
+    tracker: TaskTracker,
+    alive: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let task = self.alive.clone().run_until_cancelled_owned(task);
+        self.tracker.spawn(task);
+    }
+
+    async fn ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.alive.cancel();
     }
 }
 

@@ -1,6 +1,6 @@
 //! The program `node`: reads its settings, serves until it is told to leave, leaves.
 
-use std::{future::Future, io, path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use node::{
@@ -94,12 +94,10 @@ impl Signals {
         })
     }
 
-    fn next(&mut self) -> impl Future<Output = ()> {
-        async {
-            tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-            }
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
@@ -113,6 +111,8 @@ fn log_from(level: LogLevel) {
     tracing_subscriber::fmt()
         .json()
         .with_writer(io::stderr)
+        // Whoever reads the log may go before the node does: a line that cannot be written is no reason to panic.
+        .log_internal_errors(false)
         .with_env_filter(EnvFilter::new(level.as_str()))
         .init();
 }

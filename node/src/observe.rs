@@ -9,6 +9,8 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
+use crate::register::now;
+
 /// Upper bounds in seconds, from a page out of memory to a stream that lasts a minute.
 const DURATION_BUCKETS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
@@ -124,6 +126,8 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.metrics.requests_by_code[self.code].increment(1);
-        self.metrics.duration.record(self.began.elapsed());
+        self.metrics
+            .duration
+            .record(now().saturating_duration_since(self.began));
     }
 }

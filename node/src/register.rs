@@ -123,7 +123,7 @@ impl Driver {
     }
 
     fn heed(&mut self, news: News) {
-        let now = Instant::now();
+        let now = now();
         match news {
             News::OfBalancers(event) => self.heed_balancers(event, now),
             News::Stored(revision) => self.stored(revision, now),
@@ -157,7 +157,7 @@ impl Driver {
             Event::Deleted { id, .. } => self.leaving.balancer_gone(now, &BalancerId(id)),
             Event::Lost { reason } => tracing::warn!(%reason, "the registry is lost"),
             malformed @ Event::Malformed { .. } => {
-                tracing::warn!(?malformed, "a balancer's record cannot be read")
+                tracing::warn!(?malformed, "a balancer's record cannot be read");
             }
             Event::Current { .. } => {}
         }
@@ -173,7 +173,7 @@ impl Driver {
 
     fn announce(&mut self, leave_by: Instant) {
         let it = &mut self.register;
-        let leave_by = SystemTime::now() + leave_by.saturating_duration_since(Instant::now());
+        let leave_by = SystemTime::now() + leave_by.saturating_duration_since(now());
         it.record.state = NodeState::Leaving;
         it.record.leave_by = Some(unix_ms(leave_by));
         it.announcement.set(it.record.clone());
@@ -218,6 +218,11 @@ impl Driver {
 pub(crate) async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
     // The sender goes only after it has said that the node is gone, or with the whole node.
     let _ = phase.wait_for(|phase| wanted <= *phase).await;
+}
+
+/// The time on tokio's clock, which a simulation may set.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// Unix time in milliseconds, as records hold it.

@@ -1,11 +1,14 @@
 //! Accepts connections and drives HTTP/1.1 or HTTP/2 over each, from its first byte to its polite or abrupt end.
 
 use std::{
+    fmt::Display,
+    future::poll_fn,
     io::Cursor,
     num::NonZeroUsize,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
-    time::{Duration, Instant},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::Router;
@@ -28,7 +31,7 @@ use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::{sleep, sleep_until, timeout},
+    time::{Sleep, sleep, sleep_until, timeout},
 };
 use tower::util::BoxCloneSyncService;
 
@@ -36,7 +39,7 @@ use crate::{
     config,
     net::{Listener, PeerAddr},
     observe::{Metrics, ServiceMetrics},
-    register::{Phase, reached},
+    register::{Phase, now, reached},
     service::web::Web,
 };
 
@@ -276,7 +279,7 @@ async fn opened(shared: &Shared, stream: TcpStream, peer: PeerAddr) -> Option<Op
 }
 
 async fn http1(shared: &Arc<Shared>, opened: Opened) {
-    let pace = SharedPace::new(Pace::amid_head(shared.limits, Instant::now()));
+    let pace = SharedPace::new(Pace::amid_head(shared.limits, now()));
     let exchanges = Exchanges::new(shared, opened.peer, &pace);
     let (read, write) = opened.stream.into_split();
     let io = with_first(opened.bytes, Paced::new(read, pace.clone()), write);
@@ -293,7 +296,7 @@ async fn http1(shared: &Arc<Shared>, opened: Opened) {
 }
 
 async fn http2(shared: &Arc<Shared>, opened: Opened) {
-    let pace = SharedPace::new(Pace::idle(shared.limits, Instant::now()));
+    let pace = SharedPace::new(Pace::idle(shared.limits, now()));
     let exchanges = Exchanges::new(shared, opened.peer, &pace);
     let (read, write) = opened.stream.into_split();
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -323,37 +326,57 @@ where
 async fn drive<C>(connection: C, pace: &SharedPace, shared: &Shared, go_from: Phase)
 where
     C: GracefulConnection,
-    C::Error: std::fmt::Display,
+    C::Error: Display,
 {
     let mut connection = pin!(connection);
+    let mut due = pin!(sleep_until(now().into()));
     let mut phase = shared.phase.clone();
     let mut is_going = false;
     loop {
-        let now = Instant::now();
-        let wake = match pace.wait(now) {
-            Wait::Until(at) => at,
-            Wait::Exchanging => now + IDLE,
-            Wait::HeadOverdue => return,
-            Wait::IdleOverdue if is_going => return,
-            Wait::IdleOverdue => {
-                connection.as_mut().graceful_shutdown();
-                is_going = true;
-                now + shared.limits.head
-            }
-        };
         tokio::select! {
-            result = connection.as_mut() => return log_end(result),
-            () = reached(&mut phase, go_from), if !is_going => {
-                connection.as_mut().graceful_shutdown();
-                is_going = true;
-            }
-            () = sleep_until(wake.into()) => {}
+            turn = poll_fn(|cx| turn(connection.as_mut(), pace, due.as_mut(), cx)) => match turn {
+                Turn::Over(result) => return log_end(result),
+                Turn::HeadOverdue => return,
+                Turn::IdleOverdue if is_going => return,
+                Turn::IdleOverdue => {}
+            },
+            () = reached(&mut phase, go_from), if !is_going => {}
         }
+        connection.as_mut().graceful_shutdown();
+        is_going = true;
+    }
+}
+
+/// What ends the life of a connection, or begins its end.
+enum Turn<E> {
+    Over(Result<(), E>),
+    HeadOverdue,
+    IdleOverdue,
+}
+
+/// Polls a connection, then looks at its pace, which the polling may have changed.
+fn turn<C: GracefulConnection>(
+    connection: Pin<&mut C>,
+    pace: &SharedPace,
+    mut due: Pin<&mut Sleep>,
+    cx: &mut Context<'_>,
+) -> Poll<Turn<C::Error>> {
+    if let Poll::Ready(result) = connection.poll(cx) {
+        return Poll::Ready(Turn::Over(result));
+    }
+    loop {
+        match pace.wait(now()) {
+            Wait::Exchanging => return Poll::Pending,
+            Wait::HeadOverdue => return Poll::Ready(Turn::HeadOverdue),
+            Wait::IdleOverdue => return Poll::Ready(Turn::IdleOverdue),
+            Wait::Until(at) => due.as_mut().reset(at.into()),
+        }
+        ready!(due.as_mut().poll(cx));
     }
 }
 
 /// A connection that ends badly is the peer's affair, and common.
-fn log_end(result: Result<(), impl std::fmt::Display>) {
+fn log_end(result: Result<(), impl Display>) {
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }

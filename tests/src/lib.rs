@@ -1,3 +1,6 @@
-//! The harness.
+//! The harness: real servers and programs under test, the load they get, and what is measured of them.
 
 pub mod etcd;
+pub mod load;
+pub mod ports;
+pub mod process;

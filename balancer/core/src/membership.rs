@@ -520,7 +520,12 @@ impl Membership {
                 self.services_by_node.remove(&key.1);
             }
         }
-        if Arc::strong_count(&member.endpoint.load) == 1 {
+        drop(member);
+        if self
+            .load_by_key
+            .get(key)
+            .is_some_and(|load| load.strong_count() == 0)
+        {
             self.load_by_key.remove(key);
         }
         self.check_invariants();
@@ -615,4 +620,369 @@ impl Presence {
 /// An endpoint that nobody announced is known by its address.
 fn address_id(address: &SocketAddr) -> NodeId {
     address.to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_announces_itself_gets_work_at_once() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.expect(&["offer n1"]);
+        assert_eq!(it.offered(), ["n1"]);
+    }
+
+    #[test]
+    fn a_leaving_node_gets_no_work_and_is_forgotten_when_its_record_goes() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.put(NodeFacts {
+            leaving: true,
+            ..node("n1")
+        });
+        it.expect(&["offer n1", "withdraw n1"]);
+        it.delete("n1");
+        it.expect(&[]);
+        assert_eq!(it.known(), [""; 0]);
+    }
+
+    #[test]
+    fn who_vanishes_without_a_word_is_kept_while_probes_pass() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.delete("n1");
+        it.expect(&["offer n1"]);
+        for _ in 0..10 {
+            it.probe_all(true);
+        }
+        assert_eq!(it.offered(), ["n1"]);
+    }
+
+    #[test]
+    fn who_vanishes_and_does_not_answer_is_gone_after_one_probe() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.probe_all(true);
+        it.delete("n1");
+        it.probe_all(false);
+        it.expect(&["offer n1", "withdraw n1"]);
+        assert_eq!(it.known(), [""; 0]);
+    }
+
+    #[test]
+    fn an_emptied_registry_removes_nobody_who_answers() {
+        let mut it = Subject::new();
+        for id in ["n1", "n2", "n3"] {
+            it.put(node(id));
+        }
+        it.membership.handle_list(it.now, Vec::new());
+        it.probe_all(true);
+        assert_eq!(it.offered(), ["n1", "n2", "n3"]);
+        it.answers = Some("n2");
+        it.probe_all(true);
+        assert_eq!(
+            it.offered(),
+            ["n2"],
+            "those who do not answer are believed gone"
+        );
+    }
+
+    #[test]
+    fn a_list_that_comes_after_an_outage_replaces_what_was_known() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.put(node("n2"));
+        it.membership.handle_silence();
+        it.membership
+            .handle_list(it.now, vec![node("n2"), node("n3")]);
+        it.answers = Some("n2");
+        it.probe_all(true);
+        assert_eq!(it.known(), ["n2", "n3"]);
+    }
+
+    #[test]
+    fn recalled_nodes_serve_before_the_registry_has_spoken() {
+        let mut it = Subject::new();
+        it.membership
+            .handle_recall(it.now, vec![node("n1"), node("n2")]);
+        assert_eq!(it.offered(), ["n1", "n2"]);
+        it.answers = Some("n1");
+        it.probe_all(true);
+        it.probe_all(true);
+        assert_eq!(it.offered(), ["n1"]);
+        assert_eq!(
+            it.known(),
+            ["n1", "n2"],
+            "out of touch, nobody is forgotten: n2 may come back"
+        );
+        it.membership.handle_list(it.now, vec![node("n1")]);
+        it.probe_all(true);
+        assert_eq!(it.known(), ["n1"]);
+    }
+
+    #[test]
+    fn what_nobody_probes_away_is_forgotten_in_time() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.delete("n1");
+        let until = it.now + RULES.lost_for_max + Duration::from_secs(2);
+        while it.now < until {
+            it.probe_all(true);
+        }
+        assert_eq!(it.known(), [""; 0]);
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_life_changes_nothing() {
+        let mut it = Subject::new();
+        it.put(NodeFacts {
+            incarnation: 2,
+            ..node("n1")
+        });
+        it.put(NodeFacts {
+            leaving: true,
+            ..node("n1")
+        });
+        it.expect(&["offer n1"]);
+    }
+
+    #[test]
+    fn a_new_life_takes_over_in_one_step_and_finds_its_counts() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        let first = it.endpoint("n1");
+        first.load.begin();
+        it.put(NodeFacts {
+            incarnation: 2,
+            ..at("n1", 9000)
+        });
+        it.expect(&["offer n1", "offer n1"]);
+        assert_eq!(it.endpoint("n1").load.in_flight(), 1);
+        first.load.end();
+    }
+
+    #[test]
+    fn counts_survive_absence_while_something_is_in_flight() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        let held = it.endpoint("n1");
+        held.load.begin();
+        it.put(NodeFacts {
+            leaving: true,
+            ..node("n1")
+        });
+        it.delete("n1");
+        it.put(NodeFacts {
+            incarnation: 2,
+            ..node("n1")
+        });
+        assert_eq!(it.endpoint("n1").load.in_flight(), 1);
+        held.load.end();
+    }
+
+    #[test]
+    fn another_weight_keeps_the_life_and_is_told_to_the_cores() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        let before = it.endpoint("n1");
+        it.put(NodeFacts {
+            weight: 200,
+            ..node("n1")
+        });
+        it.expect(&["offer n1", "offer n1"]);
+        assert!(it.endpoint("n1").is_same_life(&before));
+        it.put(NodeFacts {
+            weight: 0,
+            ..node("n1")
+        });
+        it.expect(&["withdraw n1"]);
+    }
+
+    #[test]
+    fn a_newcomer_at_a_lost_nodes_address_ends_the_doubt() {
+        let mut it = Subject::new();
+        it.put(at("n1", 8000));
+        it.delete("n1");
+        it.put(at("n2", 8000));
+        assert_eq!(it.known(), ["n2"]);
+    }
+
+    #[test]
+    fn a_suspected_node_is_asked_at_once() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.probe_all(true);
+        it.expect(&["offer n1"]);
+        it.endpoint("n1").suspect();
+        it.membership.handle_suspicion(it.now, WEB, &"n1".into());
+        assert!(it.membership.poll_timeout().is_some_and(|at| at <= it.now));
+        it.probe_all(true);
+        it.expect(&["trust"]);
+        assert!(!it.endpoint("n1").is_suspected());
+    }
+
+    #[test]
+    fn a_service_a_node_serves_no_more_is_withdrawn() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.put(NodeFacts {
+            addresses: BTreeMap::new(),
+            ..node("n1")
+        });
+        it.expect(&["offer n1", "withdraw n1"]);
+    }
+
+    #[test]
+    fn addresses_come_and_go_with_the_answer_but_never_all_at_once() {
+        let mut it = Subject::new();
+        let all: Vec<SocketAddr> = (1..=3).map(|n| ([127, 0, 0, n], 80).into()).collect();
+        it.membership.handle_addresses(it.now, DNS, &all);
+        it.membership.handle_addresses(it.now, DNS, &all[..2]);
+        it.membership.handle_addresses(it.now, DNS, &[]);
+        assert_eq!(it.offered(), ["127.0.0.1:80", "127.0.0.2:80"]);
+    }
+
+    /// Each change may look at a bounded number of other members, however many there are.
+    #[test]
+    fn a_change_costs_the_same_in_a_large_cluster() {
+        let mut it = Subject::new();
+        for n in 0..10_000u32 {
+            let address = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 80));
+            let addresses = BTreeMap::from([("web".to_owned(), address)]);
+            it.put(NodeFacts {
+                addresses,
+                ..node(&format!("n{n}"))
+            });
+        }
+        let commands = std::iter::from_fn(|| it.membership.next_command()).count();
+        assert_eq!(commands, 10_000, "one offer each, and nothing told twice");
+    }
+
+    const WEB: ServiceIdx = ServiceIdx(0);
+    const DNS: ServiceIdx = ServiceIdx(1);
+
+    const RULES: Rules = Rules {
+        lost_for_max: Duration::from_secs(60),
+    };
+
+    struct Subject {
+        membership: Membership,
+        now: Instant,
+        /// The only node that answers probes; none means all.
+        answers: Option<&'static str>,
+    }
+
+    impl Subject {
+        fn new() -> Self {
+            let probing = Policy {
+                regular: true,
+                interval: Duration::from_secs(1),
+                healthy_after: 1,
+                unhealthy_after: 2,
+            };
+            let watched = |name: &str, source| Watched {
+                name: name.into(),
+                source,
+                probing: probing.clone(),
+            };
+            let services = vec![
+                watched("web", Source::Registry),
+                watched("dns", Source::Addresses),
+            ];
+            Self {
+                membership: Membership::new(RULES, services, Rng::with_seed(1)),
+                now: Instant::now(),
+                answers: None,
+            }
+        }
+
+        fn put(&mut self, facts: NodeFacts) {
+            self.membership.handle_put(self.now, facts);
+        }
+
+        fn delete(&mut self, id: &str) {
+            self.membership.handle_delete(self.now, &id.into());
+        }
+
+        /// Steps to the next wake-up after all that are due, and answers the probes it brings.
+        fn probe_all(&mut self, ok: bool) {
+            self.now += Duration::from_millis(1_200);
+            self.membership.handle_timeout(self.now);
+            let mut others = VecDeque::new();
+            while let Some(command) = self.membership.next_command() {
+                match command {
+                    Command::Probe { service, endpoint } => {
+                        let answers =
+                            ok && self.answers.is_none_or(|it| endpoint.node.as_str() == it);
+                        self.membership
+                            .handle_probe(self.now, service, &endpoint, answers);
+                    }
+                    other => others.push_back(other),
+                }
+            }
+            self.membership.commands = others;
+        }
+
+        fn expect(&mut self, expected: &[&str]) {
+            let mut said = Vec::new();
+            while let Some(command) = self.membership.next_command() {
+                match command {
+                    Command::Offer { endpoint, .. } => {
+                        said.push(format!("offer {}", endpoint.node))
+                    }
+                    Command::Withdraw { node, .. } => said.push(format!("withdraw {node}")),
+                    Command::Trust { .. } => said.push("trust".to_owned()),
+                    Command::Probe { .. } => {}
+                }
+            }
+            assert_eq!(said, expected);
+        }
+
+        fn endpoint(&self, id: &str) -> Arc<Endpoint> {
+            self.membership.member_by_key[&(WEB, id.into())]
+                .endpoint
+                .clone()
+        }
+
+        fn known(&self) -> Vec<String> {
+            self.membership
+                .standings()
+                .into_iter()
+                .map(|it| it.node)
+                .collect()
+        }
+
+        fn offered(&self) -> Vec<String> {
+            let standings = self.membership.standings().into_iter();
+            standings
+                .filter(|it| it.offered)
+                .map(|it| it.node)
+                .collect()
+        }
+    }
+
+    fn node(id: &str) -> NodeFacts {
+        let n: u16 = id[1..]
+            .parse()
+            .expect("a test's node is called n and a number");
+        let addresses = BTreeMap::from([("web".to_owned(), ([127, 0, 0, 1], 1000 + n).into())]);
+        NodeFacts {
+            id: id.to_owned(),
+            incarnation: 1,
+            zone: None,
+            weight: WEIGHT,
+            leaving: false,
+            addresses,
+        }
+    }
+
+    fn at(id: &str, port: u16) -> NodeFacts {
+        let addresses = BTreeMap::from([("web".to_owned(), ([127, 0, 0, 1], port).into())]);
+        NodeFacts {
+            addresses,
+            ..node(id)
+        }
+    }
 }

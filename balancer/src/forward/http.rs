@@ -138,6 +138,8 @@ impl Answer {
     pub(crate) fn into_response(self, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         let (mut parts, incoming) = self.response.into_parts();
         forwarded::response(&mut parts);
+        // Each hop speaks its own version (RFC 9110 §2.5); the server below writes the client's.
+        parts.version = Version::HTTP_11;
         exchange.answered(parts.status);
         let body = ResponseBody::of_node(incoming, self.lease, self.connection, exchange);
         Response::from_parts(parts, body)

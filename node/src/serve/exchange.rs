@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::body::Body;
@@ -23,6 +23,7 @@ use super::{Shared, SharedPace};
 use crate::{
     net::PeerAddr,
     observe::Exchange,
+    register::now,
     rescue::{self, Face, Refusal},
     service::web::Web,
 };
@@ -119,7 +120,7 @@ impl UnderWay {
     fn begin(exchanges: &Exchanges) -> Self {
         exchanges.pace.exchange_began();
         Self {
-            exchange: Exchange::began(exchanges.shared.metrics.clone(), Instant::now()),
+            exchange: Exchange::began(exchanges.shared.metrics.clone(), now()),
             pace: exchanges.pace.clone(),
         }
     }

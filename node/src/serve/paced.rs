@@ -11,6 +11,8 @@ use std::{
 use node_core::pace::{Pace, Wait};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use crate::register::now;
+
 /// The pace of one connection, shared by what reads it, what answers on it and what ends it.
 #[derive(Clone)]
 pub(super) struct SharedPace(Arc<Mutex<Pace>>);
@@ -31,7 +33,7 @@ impl SharedPace {
     }
 
     pub(super) fn exchange_ended(&self) {
-        self.lock().exchange_ended(Instant::now());
+        self.lock().exchange_ended(now());
     }
 
     pub(super) fn wait(&self, now: Instant) -> Wait {
@@ -59,7 +61,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Paced<R> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.read).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.pace.lock().bytes_came(Instant::now());
+            self.pace.lock().bytes_came(now());
         }
         Poll::Ready(Ok(()))
     }
