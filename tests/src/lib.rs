@@ -1,5 +1,6 @@
 //! The harness: real servers and programs under test, the load they get, and what is measured of them.
 
+pub mod cluster;
 pub mod etcd;
 pub mod load;
 pub mod ports;
