@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::{DeleteOptions, GetOptions};
-use tests::cluster::{BalancerNr, Cluster, ClusterOptions, until};
+use tests::whole_cluster::{BalancerNr, Cluster, ClusterOptions, until};
 
 use super::{
     cluster_or_return,

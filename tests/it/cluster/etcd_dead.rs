@@ -1,7 +1,7 @@
 //! etcd dies and everything else goes on: requests, a balancer's restart, and the noticing of a node that crashed.
 
 use tests::{
-    cluster::{BalancerNr, Cluster, ClusterOptions, until},
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, until},
     load::{FailureKind, Report},
 };
 

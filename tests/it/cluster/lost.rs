@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tests::{
-    cluster::{BalancerNr, Cluster, ClusterOptions, NodeNr, Probe, until},
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, NodeNr, Probe, until},
     load::Report,
 };
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Client, PutOptions, Txn, TxnOp};
 use tests::{
-    cluster::{BalancerNr, Cluster, ClusterOptions, Probe, until},
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, Probe, until},
     load::Report,
     process::cpu_time,
 };

@@ -13,7 +13,7 @@ mod traffic;
 /// Starts a cluster, or ends the test where there is no etcd.
 macro_rules! cluster_or_return {
     ($options:expr) => {
-        match ::tests::cluster::Cluster::start($options).await {
+        match ::tests::whole_cluster::Cluster::start($options).await {
             Some(cluster) => cluster,
             None => return,
         }

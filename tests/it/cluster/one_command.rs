@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tests::{
-    cluster::{PATIENCE, until},
+    whole_cluster::{PATIENCE, until},
     load::EntryAddr,
     ports::{self, PortLease},
     process::{Process, Program, Ready, ours},

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 use tests::{
-    cluster::{AdminAddr, BalancerNr, ClusterOptions, PATIENCE, until},
+    whole_cluster::{AdminAddr, BalancerNr, ClusterOptions, PATIENCE, until},
     ports,
     process::{Program, ours},
 };

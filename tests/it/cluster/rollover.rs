@@ -7,7 +7,7 @@ use std::{
 
 use proto::v1::WatchRequest;
 use tests::{
-    cluster::{BalancerNr, Cluster, ClusterOptions, Killed, NodeNr, until},
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, Killed, NodeNr, until},
     load::{BUCKET, Load, Report},
 };
 

@@ -76,16 +76,6 @@ fn build(cargo: &OsStr, program: &str, folder: &Path) -> Result<(), OursError> {
         "--profile",
         profile(folder),
     ]);
-    // Cargo tells a test about the test's package; build scripts that look at these would run anew for every program.
-    let of_the_test = |name: &OsStr| {
-        let name = name.to_string_lossy();
-        ["CARGO_PKG_", "CARGO_MANIFEST_"]
-            .iter()
-            .any(|it| name.starts_with(it))
-    };
-    for (name, _) in env::vars_os().filter(|(name, _)| of_the_test(name)) {
-        command.env_remove(name);
-    }
     command
         .arg("--target-dir")
         .arg(folder.parent().unwrap_or(folder));
