@@ -109,6 +109,11 @@ impl Lifeline {
         self.waker.wake();
     }
 
+    /// Has the connection's task look around.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
