@@ -335,7 +335,7 @@ struct Timed {
 
 async fn attempt(
     service: &Service,
-    lease: Lease,
+    mut lease: Lease,
     request: Request<RequestBody>,
     progress: Option<&Progress>,
     wire: Wire,
@@ -358,6 +358,9 @@ async fn attempt(
             });
         }
     };
+    if !connection.is_reused() {
+        lease.connected();
+    }
     let sent = within(
         service.policy.response_head_timeout,
         progress,
