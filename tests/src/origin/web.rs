@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -146,6 +146,7 @@ fn answer(seen: &Seen, request: Request<Incoming>) -> Response<Body> {
     seen.requests.fetch_add(1, Relaxed);
     let number = || number.parse::<usize>().expect("the path ends in a number");
     match verb {
+        "sized" if request.method() == Method::HEAD => with_length(number()),
         "sized" => Response::new(whole(content(number()))),
         "chunked" => Response::new(in_pieces(content(number()))),
         "status" => {
@@ -180,6 +181,14 @@ fn echo(request: Request<Incoming>) -> Response<Body> {
     tell("x-version", &format!("{:?}", parts.version));
     // HTTP/1 writes only the trailers that a head announces.
     tell("trailer", "x-after");
+    response
+}
+
+/// What `HEAD` is answered with; in HTTP/2 hyper would send the body all the same.
+fn with_length(n: usize) -> Response<Body> {
+    let mut response = Response::new(whole(Bytes::new()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, n.into());
     response
 }
 
