@@ -111,6 +111,8 @@ async fn exchange(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (parts, incoming) = request.into_parts();
     let asks_grpc = asks_grpc(&parts);
+    // HTTP/1.0 knows no informational answers (RFC 9110 §15.2).
+    let side_door = side_door.filter(|_| parts.version == Version::HTTP_11);
     let line = client.worker().log.is_on().then(|| line_of(&parts));
     let mut exchange = Exchange::begin(client.clone(), line);
     let walked = walk(&client, side_door, parts, incoming, &mut exchange).await;
