@@ -298,7 +298,11 @@ async fn send(
             client.worker().suspect(service, &setback.endpoint);
             tried.push(node);
         }
-        let again = setback.returned.or(spare);
+        let again = match setback.failure {
+            // The time for an answer is over; another try would double the wait.
+            Failure::Silent => None,
+            _ => setback.returned.or(spare),
+        };
         request = match again {
             Some(request) if tries < service.policy.max_tries && may_retry(service) => request,
             _ => return Err(setback.failure),
