@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use tests::{
     cluster::{Balancer, Setup},
-    origin::{Dialogue, End, Origin},
+    origin::{Dialogue, End, Origin, web::Speaks},
 };
+
+use super::client::Client;
 
 /// Long enough for a byte that should not come to come.
 const A_WHILE: Duration = Duration::from_millis(150);
@@ -139,6 +141,24 @@ async fn a_client_that_does_not_know_them_gets_no_hints() {
     node.say(DONE).await;
     assert_eq!(client.head().await.status(), 200);
     assert_eq!(client.end().await, (Vec::new(), End::Closed));
+}
+
+/// hyper has no way to send them on HTTP/2; the answer itself comes as if they had never been said.
+#[tokio::test]
+async fn a_client_on_http2_gets_the_answer_alone() {
+    let origin = Origin::start().await;
+    let setup = Setup::http(&[origin.address()]).serving("protocol = 'http1'");
+    let balancer = setup.start().await;
+    let mut client = Client::connect(balancer.entry(), Speaks::Http2).await;
+    let node = async {
+        let mut node = origin.visit().await;
+        node.head().await;
+        node.say("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n")
+            .await;
+        node.say(DONE).await;
+    };
+    let (answer, ()) = tokio::join!(client.get("/"), node);
+    assert_eq!((answer.status, answer.field("link")), (200, ""));
 }
 
 async fn between() -> (Dialogue, Origin, Balancer) {
