@@ -1,3 +1,4 @@
 //! The whole cluster under test, with real processes and real servers.
 
 mod registry;
+mod walk;

@@ -114,6 +114,8 @@ fn exchange(
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
     let (parts, incoming) = request.into_parts();
     let asks_grpc = asks_grpc(&parts);
+    // HTTP/1.0 knows no informational answers (RFC 9110 §15.2).
+    let side_door = side_door.filter(|_| parts.version == Version::HTTP_11);
     let line = client.worker().log.is_on().then(|| line_of(&parts));
     let mut exchange = Exchange::begin(client.clone(), line);
     let planned = plan(&client, side_door, parts, incoming, &mut exchange);
@@ -324,7 +326,10 @@ async fn send(
             tried.push(lease.node().clone());
         }
         outgoing.request = outgoing.request.take().or(spare);
-        let may_go_on = outgoing.request.is_some() && tries < service.policy.max_tries;
+        // The time for an answer is over once a node was silent; another try would double the wait.
+        let may_go_on = outgoing.request.is_some()
+            && tries < service.policy.max_tries
+            && !matches!(setback.failure, Failure::Silent);
         if !may_go_on || !service.may_retry() {
             return Err(setback.failure);
         }
