@@ -141,30 +141,37 @@ async fn a_client_that_leaves_early_is_told_apart() {
     assert_eq!(balancer.line("/before").await["ended"], "client_gone");
 }
 
+/// A killed program's sockets are closed in order, or reset when there was something left to read.
 #[tokio::test]
 async fn a_node_that_breaks_off_is_not_taken_for_one_that_is_done() {
-    for (path, head) in [
-        ("/length", "content-length: 100"),
-        ("/chunks", "transfer-encoding: chunked"),
-    ] {
-        let (mut client, origin, balancer) = between("").await;
-        client
-            .say(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
-            .await;
-        let mut node = origin.visit().await;
-        node.head().await;
-        node.say(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n5\r\nhello\r\n"))
-            .await;
-        client.head().await;
-        client.hear_until("hello").await;
-        node.crash();
-        let (rest, _) = client.end().await;
-        assert!(
-            !rest.ends_with(b"0\r\n\r\n"),
-            "{path}: {}",
-            rest.escape_ascii()
-        );
-        assert_eq!(balancer.line(path).await["ended"], "node_cut");
+    for is_reset in [false, true] {
+        for (path, head) in [
+            ("/length", "content-length: 100"),
+            ("/chunks", "transfer-encoding: chunked"),
+        ] {
+            let (mut client, origin, balancer) = between("").await;
+            client
+                .say(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
+                .await;
+            let mut node = origin.visit().await;
+            node.head().await;
+            node.say(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n5\r\nhello\r\n"))
+                .await;
+            client.head().await;
+            client.hear_until("hello").await;
+            if is_reset {
+                node.crash();
+            } else {
+                drop(node);
+            }
+            let (rest, _) = client.end().await;
+            assert!(
+                !rest.ends_with(b"0\r\n\r\n"),
+                "{path}: {}",
+                rest.escape_ascii()
+            );
+            assert_eq!(balancer.line(path).await["ended"], "node_cut");
+        }
     }
 }
 
@@ -257,6 +264,25 @@ async fn leaving_ends_what_outlives_the_deadline() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn leaving_cuts_a_tunnel_at_the_deadline() {
+    let (mut client, origin, mut balancer) = between("drain_deadline = '300ms'").await;
+    client.say("GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").await;
+    let mut node = origin.visit().await;
+    node.head().await;
+    node.say(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    )
+    .await;
+    assert_eq!(client.head().await.status(), 101);
+    balancer.process().terminate().expect("it runs");
+    client.say("still open").await;
+    node.hears("still open").await;
+    client.end().await;
+    assert_eq!(balancer.exit(PATIENCE).await.code(), Some(0));
+    assert_eq!(balancer.line("/ws").await["ended"], "tunnel_cut");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! gRPC through the balancer: calls of each kind, with their trailers and errors, and what a client library sees when no node is there.
+//! Calls of gRPC through the balancer, of each kind, with their trailers and errors, and what a client library sees when no node is there.
 
 use tests::{
     cluster::{Balancer, Setup},
