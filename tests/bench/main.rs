@@ -158,17 +158,24 @@ impl Arguments {
         } else {
             vec![Proxy::ours()?]
         };
-        let peers = [(Peer::Haproxy, Proxy::HaProxy), (Peer::Nginx, Proxy::Nginx)];
-        for (_, proxy) in peers
-            .into_iter()
-            .filter(|(peer, _)| self.peers.contains(peer))
-        {
-            match proxy.version() {
-                Some(_) => proxies.push(proxy),
-                None => eprintln!("{proxy} is not installed"),
+        for peer in &self.peers {
+            match peer.find() {
+                Some(proxy) => proxies.push(proxy),
+                None if *peer == Peer::None => {}
+                None => eprintln!("{peer:?} is not installed"),
             }
         }
         Ok(proxies)
+    }
+}
+
+impl Peer {
+    fn find(self) -> Option<Proxy> {
+        match self {
+            Self::Haproxy => Proxy::haproxy(),
+            Self::Nginx => Proxy::nginx(),
+            Self::None => None,
+        }
     }
 }
 

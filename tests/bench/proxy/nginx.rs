@@ -1,4 +1,6 @@
-//! nginx's configuration for a row: one process that serves, upstream connections kept, bodies never put into files.
+//! The configuration of nginx for a row: one process that serves, upstream connections kept, bodies never put into files.
+
+use std::path::Path;
 
 use ::tests::process::Program;
 
@@ -6,12 +8,12 @@ use super::{Place, ProxyError};
 use crate::row::{Log, Relay};
 
 /// TCP is not relayed: the stream module is missing from Debian's light build, which is the one most machines have.
-pub(super) fn program(place: &Place<'_>) -> Result<Program, ProxyError> {
+pub(super) fn program(path: &Path, place: &Place<'_>) -> Result<Program, ProxyError> {
     if place.setup.relay.is_tcp() {
         return Err(ProxyError::Unable);
     }
     let config = place.write("nginx.conf", &config(place))?;
-    let program = Program::new("nginx")
+    let program = Program::new(path)
         .argument("-e")
         .argument("stderr")
         .argument("-p")
