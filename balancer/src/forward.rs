@@ -4,3 +4,40 @@ pub(crate) mod body;
 pub(crate) mod http;
 pub(crate) mod tcp;
 pub(crate) mod upgrade;
+
+use balancer_core::name::NodeId;
+
+use crate::{
+    accept::ClientConnection,
+    dial::{DialError, Upstream},
+    pick::{Lease, Service},
+    rescue::Failure,
+};
+
+/// Dials one node after another until one can be reached; nothing has been sent yet, so every failure may be tried elsewhere.
+pub(crate) async fn reach<T>(
+    client: &ClientConnection,
+    service: &Service,
+    dial: impl AsyncFn(&Upstream) -> Result<T, DialError>,
+    mut tell: impl FnMut(&Lease, u32),
+) -> Result<(T, Lease), Failure> {
+    service.budget.deposit();
+    let mut tried: Vec<NodeId> = Vec::new();
+    for tries in 1.. {
+        let lease = service.pick(&mut tried).await?;
+        tell(&lease, tries);
+        service.metrics.dials.increment(1);
+        match dial(&lease.upstream).await {
+            Ok(reached) => return Ok((reached, lease)),
+            Err(err) => {
+                service.metrics.dial_failures.increment(1);
+                client.worker().suspect(service, &lease.upstream.endpoint);
+                tried.push(lease.node().clone());
+                if tries >= service.policy.max_tries || !service.may_retry() {
+                    return Err(Failure::Unreachable(err));
+                }
+            }
+        }
+    }
+    unreachable!("the loop ends by returning")
+}

@@ -33,6 +33,11 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(err) => return fail(BAD_CONFIG, &err),
     };
+    // Reads the credentials' files too; it opens no connection.
+    let registry = match config.registry.as_ref().map(Registry::open).transpose() {
+        Ok(registry) => registry,
+        Err(err) => return fail(BAD_CONFIG, &err),
+    };
     if args.check {
         println!("the configuration is good");
         return ExitCode::SUCCESS;
@@ -45,14 +50,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(err) => return fail(1, &err),
     };
-    runtime.block_on(run(config))
+    runtime.block_on(run(config, registry))
 }
 
-async fn run(config: Config) -> ExitCode {
-    let registry = match config.registry.as_ref().map(Registry::open).transpose() {
-        Ok(registry) => registry,
-        Err(err) => return fail(BAD_CONFIG, &err),
-    };
+async fn run(config: Config, registry: Option<Registry>) -> ExitCode {
     let (mut terminate, mut interrupt) = match (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),

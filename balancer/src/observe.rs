@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::{accept::ClientConnection, forward::body::Progress};
+use crate::{accept::ClientConnection, forward::body::Progress, pick::Lease};
 
 /// Upper bounds in seconds: from a cached answer on loopback to a client that gives up.
 const DURATION_BUCKETS: [f64; 14] = [
@@ -139,6 +139,14 @@ impl Exchange {
         if let Some(line) = &mut self.line {
             note(line);
         }
+    }
+
+    /// It goes to this node, for the n-th time in all.
+    pub(crate) fn tried(&mut self, lease: &Lease, tries: u32) {
+        self.note(|line| {
+            line.node = Some(lease.node().clone());
+            line.tries = tries;
+        });
     }
 
     pub(crate) fn routed(&mut self, metrics: &ServiceMetrics) {

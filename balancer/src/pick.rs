@@ -144,8 +144,16 @@ impl Service {
         self.arrival.notify_waiters();
     }
 
-    pub(crate) fn now(&self) -> Nanos {
-        nanos(self.epoch, Instant::now())
+    /// Takes one retry from the service's budget, if it can be afforded.
+    pub(crate) fn may_retry(&self) -> bool {
+        let allowed = self.budget.withdraw(nanos(self.epoch, Instant::now()));
+        let counter = if allowed {
+            &self.metrics.retries
+        } else {
+            &self.metrics.retries_denied
+        };
+        counter.increment(1);
+        allowed
     }
 
     pub(crate) fn sweep(&self, now: Instant) {

@@ -50,7 +50,7 @@ fn no_file_names_a_path_of_one_machine() {
     );
 }
 
-/// The first paragraph of `//!` lines must be a sentence: a beginning, some words, a full stop.
+/// The first paragraph of `//!` lines must be a sentence: a beginning, some words, an end.
 fn opening(path: &str, text: &str) -> Option<String> {
     let paragraph: Vec<&str> = text
         .lines()
@@ -61,7 +61,7 @@ fn opening(path: &str, text: &str) -> Option<String> {
     let sentence = paragraph.join(" ");
     let is_sentence = sentence.starts_with(|c: char| c.is_uppercase() || c == '`')
         && sentence.split_whitespace().count() >= 2
-        && sentence.ends_with(['.', ':', '!']);
+        && sentence.ends_with(['.', ':', '!', '?']);
     (!is_sentence).then(|| {
         format!("{path}:1: open with `//! ` and one sentence that says why this file exists")
     })

@@ -23,7 +23,7 @@ pub struct Policy {
     pub interval: Duration,
     /// Good probes in a row that make an endpoint healthy.
     pub healthy_after: u32,
-    /// Bad probes in a row that make a healthy endpoint unhealthy. One is enough for a suspected or lost one.
+    /// Bad probes in a row that make a healthy endpoint unhealthy. One is enough for a suspected one, and for one never seen well.
     pub unhealthy_after: u32,
 }
 
@@ -44,6 +44,8 @@ pub struct Health {
     suspected: bool,
     /// A probe is on its way.
     asking: bool,
+    /// The suspicion is newer than the probe that is on its way, whose answer says nothing about it.
+    asks_too_early: bool,
     eager_left: u32,
     wake_up: Instant,
 }
@@ -59,6 +61,7 @@ impl Health {
             against: 0,
             suspected: false,
             asking: false,
+            asks_too_early: false,
             eager_left: 0,
             wake_up,
         }
@@ -66,6 +69,10 @@ impl Health {
 
     pub fn state(&self) -> State {
         self.state
+    }
+
+    pub fn is_suspected(&self) -> bool {
+        self.suspected
     }
 
     pub fn next_wake_up(&self) -> Instant {
@@ -77,12 +84,18 @@ impl Health {
         let wanted = !self.asking
             && (self.policy.regular || self.eager_left > 0 || self.state == State::Unhealthy);
         self.asking |= wanted;
+        self.asks_too_early &= !wanted;
         self.wake_up = now + self.pause(rng);
         wanted
     }
 
     pub fn on_probe(&mut self, now: Instant, ok: bool, rng: &mut Rng) {
         self.asking = false;
+        let ok_for_now = ok && std::mem::take(&mut self.asks_too_early);
+        if ok_for_now {
+            self.wake_up = now;
+            return;
+        }
         if ok {
             self.on_good();
         } else {
@@ -94,6 +107,7 @@ impl Health {
     /// Somebody could not reach the endpoint: ask at once.
     pub fn on_suspect(&mut self, now: Instant) {
         self.suspected = true;
+        self.asks_too_early = self.asking;
         self.probe_soon(now);
     }
 
@@ -115,7 +129,7 @@ impl Health {
     }
 
     fn on_bad(&mut self) {
-        let needed = if self.suspected {
+        let needed = if self.suspected || self.state == State::Unknown {
             1
         } else {
             self.policy.unhealthy_after
@@ -197,6 +211,21 @@ mod tests {
         it.health.on_suspect(it.now);
         it.probe(true).is(State::Healthy);
         it.probe(false).is(State::Healthy);
+    }
+
+    #[test]
+    fn a_probe_that_was_asked_before_a_suspicion_does_not_refute_it() {
+        let mut it = Subject::new(true);
+        it.probe(true);
+        it.now = it.health.next_wake_up();
+        assert!(it.health.begin_probe(it.now, &mut it.rng));
+        it.health.on_suspect(it.now);
+        it.health.on_probe(it.now, true, &mut it.rng);
+        assert!(
+            it.health.next_wake_up() <= it.now,
+            "it is asked again at once"
+        );
+        it.probe(false).is(State::Unhealthy);
     }
 
     #[test]

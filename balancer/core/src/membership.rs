@@ -237,7 +237,7 @@ impl Membership {
             return;
         }
         member.health.on_probe(now, ok, &mut self.rng);
-        if ok && member.endpoint.is_suspected() {
+        if !member.health.is_suspected() && ok && member.endpoint.is_suspected() {
             member.endpoint.trust();
             self.commands.push_back(Command::Trust { service });
         }

@@ -279,10 +279,7 @@ async fn send(
     loop {
         tries += 1;
         let lease = service.pick(&mut tried).await?;
-        exchange.note(|line| {
-            line.node = Some(lease.node().clone());
-            line.tries = tries;
-        });
+        exchange.tried(&lease, tries);
         let spare = spare(&request, progress.is_none());
         let node = lease.node().clone();
         let setback = match attempt(service, lease, request, progress.as_deref(), wire).await {
@@ -298,19 +295,10 @@ async fn send(
         }
         let again = setback.returned.or(spare);
         request = match again {
-            Some(request) if tries < service.policy.max_tries && may_retry(service) => request,
+            Some(request) if tries < service.policy.max_tries && service.may_retry() => request,
             _ => return Err(setback.failure),
         };
-        service.metrics.retries.increment(1);
     }
-}
-
-fn may_retry(service: &Service) -> bool {
-    let allowed = service.budget.withdraw(service.now());
-    if !allowed {
-        service.metrics.retries_denied.increment(1);
-    }
-    allowed
 }
 
 /// A second copy of a request that may be sent twice even if a node has seen it.

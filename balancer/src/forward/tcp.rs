@@ -12,18 +12,18 @@ use std::{
     time::Instant,
 };
 
-use balancer_core::name::NodeId;
 use bytes::{Buf, Bytes};
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::net::TcpStream;
 
+use super::reach;
 use crate::{
     accept::ClientConnection,
     config::ProxyProtocol,
+    dial::Upstream,
     lifeline::{Lifeline, Order},
     observe::Ended,
-    pick::{Lease, Service},
-    rescue::Failure,
+    pick::Service,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.
@@ -46,16 +46,17 @@ pub(crate) async fn forward(
     let service = client.worker().services[service].clone();
     let began = Instant::now();
     service.metrics.active.increment(1.0);
-    let ended = match connect(&client, &stream, &service).await {
-        Ok((node, lease, header)) => {
-            let first = [header.as_slice(), &first].concat().into();
+    let reached = reach(&client, &service, Upstream::connect, |_, _| {}).await;
+    let ended = match reached {
+        Ok((node, lease)) => {
+            lease.answered();
+            let mut to_node = proxy_header(&service, client.address(), stream.local_addr().ok());
+            to_node.extend_from_slice(&first);
             client
                 .lifeline()
                 .becomes_tunnel(service.policy.tunnel_idle_timeout);
-            let relay = Relay::new(&stream, &node, first, Bytes::new());
-            let ended = relay.run(client.lifeline()).await;
-            drop(lease);
-            ended
+            let relay = Relay::new(&stream, &node, to_node.into(), Bytes::new());
+            relay.run(client.lifeline()).await
         }
         Err(failure) => {
             tracing::debug!(client = %client.address(), %failure, "a connection could not be relayed");
@@ -65,37 +66,6 @@ pub(crate) async fn forward(
     };
     service.metrics.active.decrement(1.0);
     service.metrics.relayed(ended, began.elapsed());
-}
-
-/// Connects to one node after another; nothing has been sent yet, so every failure may be tried elsewhere.
-async fn connect(
-    client: &ClientConnection,
-    stream: &TcpStream,
-    service: &Service,
-) -> Result<(TcpStream, Lease, Vec<u8>), Failure> {
-    let mut tried: Vec<NodeId> = Vec::new();
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let lease = service.pick(&mut tried).await?;
-        service.metrics.dials.increment(1);
-        match lease.upstream.connect().await {
-            Ok(node) => {
-                lease.answered();
-                let header = proxy_header(service, client.address(), stream.local_addr().ok());
-                return Ok((node, lease, header));
-            }
-            Err(err) => {
-                service.metrics.dial_failures.increment(1);
-                client.worker().suspect(service, &lease.upstream.endpoint);
-                tried.push(lease.node().clone());
-                if tries >= service.policy.max_tries {
-                    return Err(Failure::Unreachable(err));
-                }
-                service.metrics.retries.increment(1);
-            }
-        }
-    }
 }
 
 /// The PROXY protocol's version 2 header, if the service wants one.

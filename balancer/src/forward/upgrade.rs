@@ -10,10 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use balancer_core::{
-    forwarded::{self, Wire},
-    name::NodeId,
-};
+use balancer_core::forwarded::{self, Wire};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
@@ -32,11 +29,13 @@ use tokio::{
 use super::{
     body::{RequestBody, ResponseBody},
     http::{Answer, Forwarded},
+    reach,
     tcp::Relay,
 };
 use crate::{
     accept::ClientConnection,
     client_stream::ClientStream,
+    dial::Upstream,
     lifeline::{Held, Lifeline, Order, Patience},
     observe::{Ended, Exchange},
     pick::{Lease, Service},
@@ -149,58 +148,33 @@ pub(crate) async fn forward(
     switch(client, service, wanted, answer)
 }
 
-/// Asks one node after another until one can be reached.
+/// Asks a node on a connection of its own. What it does with the question is its answer: a handshake is not asked twice.
 async fn shake_hands(
     client: &ClientConnection,
     service: &Service,
     parts: &Parts,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    service.budget.deposit();
-    let mut tried: Vec<NodeId> = Vec::new();
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let lease = service.pick(&mut tried).await?;
-        exchange.note(|line| {
-            line.node = Some(lease.node().clone());
-            line.tries = tries;
-        });
-        service.metrics.dials.increment(1);
-        let mut connection = match lease.upstream.tunnel().await {
-            Ok(connection) => connection,
-            Err(err) => {
-                service.metrics.dial_failures.increment(1);
-                client.worker().suspect(service, &lease.upstream.endpoint);
-                tried.push(lease.node().clone());
-                if tries >= service.policy.max_tries {
-                    return Err(Failure::Unreachable(err));
-                }
-                service.metrics.retries.increment(1);
-                continue;
-            }
-        };
-        let sent = tokio::time::timeout(
-            service.policy.response_head_timeout,
-            connection.send(request(parts)),
-        )
-        .await;
-        return match sent {
-            Ok(Ok(response)) => {
-                let latency = lease.answered();
-                exchange.note(|line| line.first_byte = Some(latency));
-                Ok(Answer {
-                    response,
-                    lease,
-                    connection,
-                })
-            }
-            Ok(Err(err)) => {
-                client.worker().suspect(service, &lease.upstream.endpoint);
-                Err(Failure::Gone(err.into_error()))
-            }
-            Err(_) => Err(Failure::Silent),
-        };
+    let (mut connection, lease) = reach(client, service, Upstream::tunnel, |lease, tries| {
+        exchange.tried(lease, tries);
+    })
+    .await?;
+    let sent = connection.send(request(parts));
+    match tokio::time::timeout(service.policy.response_head_timeout, sent).await {
+        Ok(Ok(response)) => {
+            let latency = lease.answered();
+            exchange.note(|line| line.first_byte = Some(latency));
+            Ok(Answer {
+                response,
+                lease,
+                connection,
+            })
+        }
+        Ok(Err(err)) => {
+            client.worker().suspect(service, &lease.upstream.endpoint);
+            Err(Failure::Gone(err.into_error()))
+        }
+        Err(_) => Err(Failure::Silent),
     }
 }
 

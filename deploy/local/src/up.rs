@@ -241,7 +241,7 @@ fn welcome(args: &Up, place: &Place, entry: SocketAddr, admin: SocketAddr) -> St
 Four things to try, in a second terminal:
 
   1. Ask who answers, a few times:
-       for i in 1 2 3 4 5 6; do curl -s {url}/whoami; echo; done
+       for i in 1 2 3 4 5 6; do curl -s {url}/whoami | grep node_id; done
   2. Kill a node, and go on asking:
        {program} kill node-2{data}
   3. Add nodes, or let some leave:

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs::File,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LAST_LINE: &str = "Ctrl-C lets everybody leave.";
 /// So many that a node which takes its share is not left out by chance.
 const REQUESTS_PER_NODE: usize = 20;
+/// Far more than sockets hold between a node and a client that does not read.
+const DOWNLOAD_BYTES: u64 = 1 << 28;
 
 #[test]
 fn a_cluster_serves_while_nodes_come_and_go() {
@@ -106,6 +109,31 @@ fn an_interrupt_ends_the_cluster_cleanly() {
 }
 
 #[test]
+fn a_second_interrupt_ends_all_at_once() {
+    let mut cluster = Running::start(&["--nodes", "1"]);
+    let _client = cluster.never_ending_download();
+    cluster.signal("INT");
+    until_printed(&cluster.printed, |line| {
+        line.starts_with("Leaving: ").then_some(())
+    });
+    assert!(
+        cluster
+            .child
+            .try_wait()
+            .expect("the program is ours")
+            .is_none(),
+        "it waits for the client"
+    );
+    cluster.signal("INT");
+    let status = cluster.child.wait().expect("the program is ours");
+    assert_eq!(
+        status.code(),
+        Some(130),
+        "as a shell reports what Ctrl-C ended"
+    );
+}
+
+#[test]
 fn a_crash_leaves_nothing_behind_that_hinders_the_next_start() {
     let mut cluster = Running::start(&["--nodes", "1"]);
     cluster.child.kill().expect("the program is ours");
@@ -175,6 +203,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_colonnade");
 /// A cluster of this test's own, on ports that the kernel chose.
 struct Running {
     child: Child,
+    printed: Receiver<String>,
     entry: SocketAddr,
     data: Arc<TempDir>,
 }
@@ -193,12 +222,18 @@ impl Running {
             .spawn()
             .expect("the program can be started");
         let printed = lines_of(child.stdout.take().expect("its output is piped"));
+        let nowhere = ([127, 0, 0, 1], 0).into();
+        // Built before it is up, so that one which does not come up is ended like any other.
         let mut cluster = Self {
             child,
-            entry: ([127, 0, 0, 1], 0).into(),
+            printed,
+            entry: nowhere,
             data,
         };
-        cluster.entry = entry_from(&printed);
+        cluster.entry = until_printed(&cluster.printed, |line| {
+            line.trim().strip_prefix("entry  http://")?.parse().ok()
+        });
+        until_printed(&cluster.printed, |line| (line == LAST_LINE).then_some(()));
         cluster
     }
 
@@ -275,6 +310,21 @@ impl Running {
         body.to_owned()
     }
 
+    /// A client in the middle of an answer that is larger than all buffers on its way.
+    fn never_ending_download(&self) -> TcpStream {
+        let file = File::create(self.data.path().join("colonnade/sites/default/big"))
+            .expect("the site is there");
+        file.set_len(DOWNLOAD_BYTES).expect("a file may have holes");
+        let mut stream = TcpStream::connect(self.entry).expect("the entry is open");
+        stream
+            .write_all(b"GET /big HTTP/1.1\r\nHost: big\r\n\r\n")
+            .expect("the entry takes a request");
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).expect("an answer begins");
+        assert_eq!(&start, b"HTTP/1.1 200");
+        stream
+    }
+
     fn signal(&self, name: &str) {
         // The shell's own kill, since the program of that name is not on every machine.
         let sent = Command::new("sh")
@@ -324,18 +374,12 @@ fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// Reads what `up` prints to its last line, and returns the address that it gave.
-fn entry_from(printed: &Receiver<String>) -> SocketAddr {
-    let mut entry = None;
+/// Reads on until a line is what is looked for.
+fn until_printed<T>(printed: &Receiver<String>, found: impl Fn(&str) -> Option<T>) -> T {
     loop {
-        let line = printed
-            .recv_timeout(PATIENCE)
-            .expect("the cluster comes up");
-        if let Some(url) = line.trim().strip_prefix("entry  http://") {
-            entry = url.parse().ok();
-        }
-        if line == LAST_LINE {
-            return entry.expect("the entry was printed");
+        let line = printed.recv_timeout(PATIENCE).expect("the line is printed");
+        if let Some(it) = found(&line) {
+            return it;
         }
     }
 }
