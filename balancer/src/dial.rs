@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use crate::{forward::body::RequestBody, net};
+use crate::{forward::body::RequestBody, net, stream::NodeStream};
 
 /// Streams on one HTTP/2 connection to a node before another is dialled; servers commonly allow 100 to 250.
 const STREAMS_PER_CONNECTION: usize = 100;
@@ -160,7 +160,7 @@ impl Upstream {
         let stream = self.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(self.policy.head_bytes_max)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(NodeStream(stream)))
             .await?;
         tokio::spawn(async move {
             if let Err(err) = connection.with_upgrades().await {
@@ -188,7 +188,7 @@ impl Upstream {
             .initial_stream_window_size(1 << 18)
             .initial_connection_window_size(1 << 20)
             .max_header_list_size(u32::try_from(self.policy.head_bytes_max).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(NodeStream(stream)))
             .await?;
         tokio::spawn(async move {
             if let Err(err) = connection.await {

@@ -31,13 +31,13 @@ use super::{
 };
 use crate::{
     accept::{Attended, ClientConnection, Stopped},
-    client_stream::{ClientStream, SideDoor},
     config::UpstreamProtocol,
     dial::Connection,
     observe::{Exchange, Line},
     pick::{Lease, Service},
     rescue::{Failure, HEAD_TOO_SLOW, rescue},
     route::{self, route},
+    stream::{ClientStream, SideDoor},
 };
 
 /// Streams that one HTTP/2 client may have open at a time.
@@ -49,7 +49,7 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes) {
     let policy = &client.listener().policy;
     let lifeline = client.lifeline().clone();
-    let stream = ClientStream::new(Arc::new(stream), first, lifeline.clone());
+    let stream = ClientStream::new(stream, first, lifeline.clone());
     let side_door = stream.side_door();
     let service = {
         let client = client.clone();
@@ -81,7 +81,7 @@ pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: TcpStream
     let policy = &client.listener().policy;
     let lifeline = client.lifeline().clone();
     lifeline.says_goodbye();
-    let stream = ClientStream::new(Arc::new(stream), first, lifeline.clone());
+    let stream = ClientStream::new(stream, first, lifeline.clone());
     let service = {
         let client = client.clone();
         service_fn(move |request| exchange(client.clone(), None, request))
@@ -335,7 +335,7 @@ struct Timed {
 
 async fn attempt(
     service: &Service,
-    lease: Lease,
+    mut lease: Lease,
     request: Request<RequestBody>,
     progress: Option<&Progress>,
     wire: Wire,
@@ -358,6 +358,9 @@ async fn attempt(
             });
         }
     };
+    if !connection.is_reused() {
+        lease.connected();
+    }
     let sent = within(
         service.policy.response_head_timeout,
         progress,

@@ -34,12 +34,12 @@ use super::{
 };
 use crate::{
     accept::ClientConnection,
-    client_stream::ClientStream,
     dial::Upstream,
     lifeline::{Held, Lifeline, Order, Patience},
     observe::{Ended, Exchange},
     pick::{Lease, Service},
     rescue::Failure,
+    stream::{ClientStream, NodeStream},
 };
 
 /// RFC 6455 §1.3.
@@ -255,8 +255,8 @@ impl Tunnel {
 
 /// Straight from socket to socket where both sides are sockets of their own.
 async fn relay(client: Upgraded, node: Upgraded, lifeline: &Lifeline) -> Ended {
-    let (node, from_node) = match node.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+    let (node, from_node) = match node.downcast::<TokioIo<NodeStream>>() {
+        Ok(parts) => (parts.io.into_inner().0, parts.read_buf),
         Err(_) => return Ended::TunnelClosed,
     };
     match client.downcast::<TokioIo<ClientStream>>() {
