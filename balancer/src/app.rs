@@ -39,6 +39,9 @@ use crate::{
 /// Questions of the admin API that may wait for the view.
 const QUESTIONS_WAITING: usize = 64;
 
+/// How long the last access lines may take to be written; whoever reads them may be stuck.
+const LOG_WITHIN: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error("listener `{name}`: cannot listen on {address}: {cause}")]
@@ -83,6 +86,7 @@ pub struct Balancer {
     draining: Arc<AtomicBool>,
     cores: Vec<(oneshot::Sender<Duration>, JoinHandle<()>)>,
     control: (oneshot::Sender<()>, JoinHandle<()>),
+    log_written: oneshot::Receiver<()>,
 }
 
 impl Balancer {
@@ -92,8 +96,10 @@ impl Balancer {
     /// When anything cannot be had; then nothing was started.
     pub fn start(config: Config, registry: Option<Registry>) -> Result<Self, StartError> {
         check_registry(&config, registry.as_ref())?;
-        let plan = Plan::new(Arc::new(config), registry)?;
-        plan.start()
+        let (sink, log_written) =
+            AccessSink::open(&config.log.access).map_err(StartError::AccessLog)?;
+        let plan = Plan::new(Arc::new(config), registry, sink)?;
+        plan.start(log_written)
     }
 
     pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
@@ -117,6 +123,9 @@ impl Balancer {
         let (leave, thread) = self.control;
         let _ = leave.send(());
         join(vec![thread]).await;
+        if let Err(err) = tokio::time::timeout(LOG_WITHIN, self.log_written).await {
+            tracing::warn!(%err, "the last access lines are lost");
+        }
     }
 }
 
@@ -161,9 +170,12 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(config: Arc<Config>, registry: Option<Registry>) -> Result<Self, StartError> {
+    fn new(
+        config: Arc<Config>,
+        registry: Option<Registry>,
+        sink: AccessSink,
+    ) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
-        let sink = AccessSink::open(&config.log.access).map_err(StartError::AccessLog)?;
         let routes = Arc::new(table(&config)?);
         let mut sockets = Vec::new();
         let mut addresses = Vec::new();
@@ -204,7 +216,7 @@ impl Plan {
         })
     }
 
-    fn start(mut self) -> Result<Balancer, StartError> {
+    fn start(mut self, log_written: oneshot::Receiver<()>) -> Result<Balancer, StartError> {
         let (suspicions, suspected) = mpsc::channel(SUSPICIONS_WAITING);
         let applied_changed = Arc::new(Notify::new());
         let budgets: Vec<_> = self
@@ -251,6 +263,7 @@ impl Plan {
             draining,
             cores: threads,
             control,
+            log_written,
         })
     }
 

@@ -6,8 +6,9 @@ use balancer_core::preface::{self, Preface};
 use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_util::sync::CancellationToken;
 
-use crate::{accept::ClientConnection, config::ListenerProtocol};
+use crate::{accept::ClientConnection, config::ListenerProtocol, lifeline::HEAD_WHILE_DRAINING};
 
 /// Room for the first bytes: most requests' whole head, so that the next reader parses it without another system call.
 const FIRST_READ: usize = 2048;
@@ -25,6 +26,8 @@ pub(crate) enum Spoken {
 pub(crate) enum DetectError {
     #[error("the client said nothing recognisable in time")]
     Slow,
+    #[error("the balancer leaves, and the client has said nothing yet")]
+    Leaving,
     #[error("the client closed the connection before it said what it speaks")]
     Closed,
     #[error("reading the first bytes: {0}")]
@@ -47,11 +50,22 @@ pub(crate) async fn detect(
         policy.detect_timeout
     };
     let mut first = BytesMut::with_capacity(FIRST_READ);
-    match tokio::time::timeout(timeout, read_preface(stream, &mut first)).await {
+    let read = tokio::time::timeout(timeout, read_preface(stream, &mut first));
+    let read = tokio::select! {
+        read = read => read,
+        () = out_of_time(&client.worker().stop) => return Err(DetectError::Leaving),
+    };
+    match read {
         Ok(spoken) => Ok(spoken?(first.freeze())),
         Err(_) if policy.service.is_some() => Ok(Spoken::Opaque(first.freeze())),
         Err(_) => Err(DetectError::Slow),
     }
+}
+
+/// Once the balancer leaves, a request that is on its way still gets through.
+async fn out_of_time(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(HEAD_WHILE_DRAINING).await;
 }
 
 async fn read_preface(

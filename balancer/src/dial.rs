@@ -13,16 +13,12 @@ use std::{
 };
 
 use balancer_core::endpoint::{Endpoint, Member};
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::net::TcpStream;
 
-use crate::{forward::body::RequestBody, net};
+use crate::{forward::body::RequestBody, net, stream::NodeStream};
 
 /// Streams on one HTTP/2 connection to a node before another is dialled; servers commonly allow 100 to 250.
 const STREAMS_PER_CONNECTION: usize = 100;
@@ -87,18 +83,6 @@ pub(crate) enum Connection {
 pub(crate) struct Stream(Arc<Shared>);
 
 impl Connection {
-    /// # Errors
-    /// When the connection ends before an answer's head has come; the request comes back if no byte of it was sent.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match self {
-            Self::Http1 { sender, .. } => sender.try_send_request(request).await,
-            Self::Http2(stream) => stream.0.sender.clone().try_send_request(request).await,
-        }
-    }
-
     pub(crate) fn is_reused(&self) -> bool {
         match self {
             Self::Http1 { reused, .. } => *reused,
@@ -149,28 +133,30 @@ impl Upstream {
                 reused: true,
             });
         }
-        self.tunnel().await
+        // Boxed, as below: dialling is rare, and its future is larger than all the rest of an exchange.
+        let sender = Box::pin(self.tunnel()).await?;
+        Ok(Connection::Http1 {
+            sender,
+            reused: false,
+        })
     }
 
     /// A connection that nobody used before: what is asked on it may turn it into a tunnel.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(crate) async fn tunnel(&self) -> Result<Connection, DialError> {
+    pub(crate) async fn tunnel(&self) -> Result<http1::SendRequest<RequestBody>, DialError> {
         let stream = self.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_header_size(self.policy.head_bytes_max)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(NodeStream(stream)))
             .await?;
         tokio::spawn(async move {
             if let Err(err) = connection.with_upgrades().await {
                 tracing::debug!(%err, "connection to a node ended");
             }
         });
-        Ok(Connection::Http1 {
-            sender,
-            reused: false,
-        })
+        Ok(sender)
     }
 
     /// # Errors
@@ -179,6 +165,10 @@ impl Upstream {
         if let Some(stream) = self.join_shared() {
             return Ok(Connection::Http2(stream));
         }
+        Box::pin(self.multiplexed()).await
+    }
+
+    async fn multiplexed(&self) -> Result<Connection, DialError> {
         let stream = self.connect().await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -188,7 +178,7 @@ impl Upstream {
             .initial_stream_window_size(1 << 18)
             .initial_connection_window_size(1 << 20)
             .max_header_list_size(u32::try_from(self.policy.head_bytes_max).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(NodeStream(stream)))
             .await?;
         tokio::spawn(async move {
             if let Err(err) = connection.await {
@@ -271,6 +261,10 @@ impl Upstream {
 }
 
 impl Stream {
+    pub(crate) fn sender(&self) -> http2::SendRequest<RequestBody> {
+        self.0.sender.clone()
+    }
+
     fn begin(shared: &Arc<Shared>) -> Self {
         shared.streams.fetch_add(1, Relaxed);
         Self(shared.clone())

@@ -36,7 +36,7 @@ mod probe;
 mod resolve;
 mod watch;
 
-mod client_stream;
 mod lifeline;
 mod net;
+mod stream;
 mod worker;

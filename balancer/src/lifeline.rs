@@ -19,6 +19,10 @@ use slab::Slab;
 /// How often a core looks at its connections; a timeout is late by at most this.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// The time a client has to finish a request's head once its connection is about to end: one that is on its way gets through, one that
+/// dawdles does not hold up the leaving.
+pub(crate) const HEAD_WHILE_DRAINING: Duration = Duration::from_secs(1);
+
 /// How long a connection may do what.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
@@ -109,6 +113,11 @@ impl Lifeline {
         self.waker.wake();
     }
 
+    /// Has the connection's task look around.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
@@ -118,7 +127,12 @@ impl Lifeline {
             return;
         }
         let quiet = Duration::from_millis(self.ms(now).saturating_sub(self.since_ms.load(Relaxed)));
-        if self.is_in_head() && quiet >= self.head {
+        let head = if self.order() == Order::Drain {
+            self.head.min(HEAD_WHILE_DRAINING)
+        } else {
+            self.head
+        };
+        if self.is_in_head() && quiet >= head {
             self.give(Order::Cut);
         } else if quiet >= Duration::from_millis(self.idle_ms.load(Relaxed)) {
             let polite = self.says_goodbye.load(Relaxed) && self.order() == Order::Live;
@@ -239,6 +253,17 @@ mod tests {
         lines.sweep(start + Duration::from_secs(61));
         assert_eq!(held.lifeline.order(), Order::Drain);
         lines.sweep(start + Duration::from_secs(62));
+        assert_eq!(held.lifeline.order(), Order::Cut);
+    }
+
+    #[test]
+    fn half_a_head_does_not_hold_up_the_leaving() {
+        let (lines, held, start) = one();
+        held.lifeline.hear();
+        lines.tell_all(Order::Drain);
+        lines.sweep(start + Duration::from_millis(500));
+        assert_eq!(held.lifeline.order(), Order::Drain);
+        lines.sweep(start + Duration::from_millis(1_500));
         assert_eq!(held.lifeline.order(), Order::Cut);
     }
 

@@ -170,6 +170,9 @@ impl Drop for Exchange {
         let took = now.saturating_duration_since(self.began);
         let ended = self.ended.unwrap_or(Ended::ClientGone);
         self.client.lifeline().end(now);
+        if let Some(received) = &self.received {
+            received.end_exchange();
+        }
         match &self.service {
             Some(metrics) => {
                 metrics.active.decrement(1.0);

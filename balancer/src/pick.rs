@@ -209,6 +209,11 @@ impl Lease {
         &self.upstream.endpoint.node
     }
 
+    /// A connection to the node is at hand: its latency counts from here, for making one says little about the node.
+    pub(crate) fn connected(&mut self) {
+        self.began = Instant::now();
+    }
+
     /// The node has begun to answer: what it took is what the next pick goes by. Returns the latency.
     pub(crate) fn answered(&self) -> Duration {
         let now = Instant::now();

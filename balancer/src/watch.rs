@@ -467,8 +467,9 @@ impl View {
             announcement.withdraw(WITHDRAW_WITHIN).await;
         }
         if self.watch.is_some() {
+            // Two writers would share the file beside the snapshot.
+            self.snapshot.finish().await;
             let facts = self.start.membership.facts();
-            self.snapshot.outdated = true;
             self.snapshot.write(facts, &self.start.metrics);
             self.snapshot.finish().await;
         }

@@ -77,9 +77,9 @@ pub(crate) fn start() -> io::Result<Backend> {
         })
     };
     let thread = thread::Builder::new().name("backend".into()).spawn(work)?;
-    told.recv().or_else(|_| match thread.join() {
-        Ok(Err(cause)) => Err(cause),
-        _ => Err(io::Error::other("the backend has panicked")),
+    told.recv().map_err(|_| match thread.join() {
+        Ok(Err(cause)) => cause,
+        _ => io::Error::other("the backend has panicked"),
     })
 }
 
@@ -285,11 +285,10 @@ async fn serve_echo(mut socket: TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
     use std::time::Duration;
 
     use ::tests::load::content::Expect;
-    use ::tests::load::grpc::{Call, Grpc, Shape};
+    use ::tests::load::grpc::{Call, Grpc, ReadMessage, Shape};
     use ::tests::load::http1::{Http1, HttpRequest, Reuse};
     use ::tests::load::http2::Http2;
     use ::tests::load::tcp::PingPong;
@@ -355,7 +354,7 @@ mod tests {
     }
 
     fn call(shape: Shape) -> Call {
-        let read: fn(&[u8]) -> Result<Option<Cow<'_, str>>, String> = |_| Ok(None);
+        let read: ReadMessage = |_| Ok(None);
         Call {
             authority: "localhost".into(),
             path: "/x.Y/Echo".into(),

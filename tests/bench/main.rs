@@ -4,6 +4,8 @@
 //! Rounds are interleaved (A B C A B C), so that a machine that slows down slows everybody. What is compared is the
 //! processor time per exchange, which a full core, a slow load or a noisy neighbour disturbs least.
 //!
+//! `cargo run --release -p tests --bin bench -- --out bench.md` runs everything; `--help` tells how to run less.
+//!
 //! It does NOT choose a winner: it prints what it saw, with the spread of the rounds.
 
 mod backend;
@@ -144,7 +146,12 @@ fn legend() -> String {
     let rows = ROWS
         .iter()
         .map(|row| format!("- `{}`: {}\n", row.name, row.what));
-    format!("Rows:\n{}", rows.collect::<String>())
+    format!(
+        "CPU: user and system time of the proxy per successful exchange. busy: the share of its core that it took; well below \
+         100 %, the load or the machine set the rate, and proxies that find several events at each wake-up look cheaper than \
+         when they are alone. Ours and the peers forward the client's address and a request id.\n\nRows:\n{}",
+        rows.collect::<String>()
+    )
 }
 
 impl Arguments {
@@ -158,17 +165,24 @@ impl Arguments {
         } else {
             vec![Proxy::ours()?]
         };
-        let peers = [(Peer::Haproxy, Proxy::HaProxy), (Peer::Nginx, Proxy::Nginx)];
-        for (_, proxy) in peers
-            .into_iter()
-            .filter(|(peer, _)| self.peers.contains(peer))
-        {
-            match proxy.version() {
-                Some(_) => proxies.push(proxy),
-                None => eprintln!("{proxy} is not installed"),
+        for peer in &self.peers {
+            match peer.find() {
+                Some(proxy) => proxies.push(proxy),
+                None if *peer == Peer::None => {}
+                None => eprintln!("{peer:?} is not installed"),
             }
         }
         Ok(proxies)
+    }
+}
+
+impl Peer {
+    fn find(self) -> Option<Proxy> {
+        match self {
+            Self::Haproxy => Proxy::haproxy(),
+            Self::Nginx => Proxy::nginx(),
+            Self::None => None,
+        }
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn measure(endpoints: usize) -> PoolSample {
         pool.upsert(member.clone());
     }
     let per_pick = time(PICKS, || {
-        drop(black_box(pool.pick(Nanos(2_000_000), &mut rng, &[])))
+        drop(black_box(pool.pick(Nanos(2_000_000), &mut rng, &[])));
     });
     let mut gone = None;
     let per_change = time(CHANGES, || match gone.take() {

@@ -6,6 +6,7 @@ mod haproxy;
 mod nginx;
 mod ours;
 
+use std::env;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -24,12 +25,15 @@ use crate::row::Setup;
 /// How long a proxy may take until it listens.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where servers lie that `PATH` may leave out.
+const SERVER_FOLDERS: [&str; 2] = ["/usr/local/sbin", "/usr/sbin"];
+
 /// What is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Proxy {
     Ours(PathBuf),
-    HaProxy,
-    Nginx,
+    Haproxy(PathBuf),
+    Nginx(PathBuf),
 }
 
 /// A proxy that runs; dropped, it ends, and its files go.
@@ -72,12 +76,21 @@ impl Proxy {
         ::tests::process::ours("balancer").map(Self::Ours)
     }
 
-    /// What a peer says of its version; `None` when it is not installed.
+    /// HAProxy, where it is installed.
+    pub(crate) fn haproxy() -> Option<Self> {
+        installed("haproxy").map(Self::Haproxy)
+    }
+
+    /// nginx, where it is installed.
+    pub(crate) fn nginx() -> Option<Self> {
+        installed("nginx").map(Self::Nginx)
+    }
+
+    /// What it says of its version.
     pub(crate) fn version(&self) -> Option<String> {
         let (program, flag) = match self {
-            Self::Ours(path) => (path.as_path(), "--version"),
-            Self::HaProxy => (Path::new("haproxy"), "-v"),
-            Self::Nginx => (Path::new("nginx"), "-v"),
+            Self::Ours(path) => (path, "--version"),
+            Self::Haproxy(path) | Self::Nginx(path) => (path, "-v"),
         };
         let said = Command::new(program).arg(flag).output().ok()?;
         let said = [said.stdout, said.stderr].concat();
@@ -122,8 +135,8 @@ impl Proxy {
     fn program(&self, place: &Place<'_>) -> Result<Program, ProxyError> {
         match self {
             Self::Ours(path) => ours::program(path, place),
-            Self::HaProxy => haproxy::program(place),
-            Self::Nginx => nginx::program(place),
+            Self::Haproxy(path) => haproxy::program(path, place),
+            Self::Nginx(path) => nginx::program(path, place),
         }
     }
 }
@@ -132,10 +145,17 @@ impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ours(_) => "colonnade",
-            Self::HaProxy => "haproxy",
-            Self::Nginx => "nginx",
+            Self::Haproxy(_) => "haproxy",
+            Self::Nginx(_) => "nginx",
         })
     }
+}
+
+/// Debian keeps servers in directories that are not on everybody's `PATH`.
+fn installed(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(SERVER_FOLDERS.map(PathBuf::from));
+    folders.map(|it| it.join(program)).find(|it| it.is_file())
 }
 
 // === impl Running ===

@@ -59,7 +59,8 @@ fn opening(path: &str, text: &str) -> Option<String> {
         .take_while(|line| !line.is_empty())
         .collect();
     let sentence = paragraph.join(" ");
-    let is_sentence = sentence.starts_with(|c: char| c.is_uppercase() || c == '`')
+    // Not all begin with a capital: nginx and gRPC do not.
+    let is_sentence = sentence.starts_with(|c: char| c.is_alphanumeric() || c == '`')
         && sentence.split_whitespace().count() >= 2
         && sentence.ends_with(['.', ':', '!', '?']);
     (!is_sentence).then(|| {

@@ -117,20 +117,23 @@ impl Hop {
     ) -> RequestId {
         let host = host(parts);
         let headers = &mut parts.headers;
-        end_hop(headers, exchange);
+        let present = Present::in_head(headers);
+        end_hop(headers, present, exchange);
         if self.trusted {
             self.add_client(headers, host);
         } else {
-            self.replace_client(headers, host);
+            self.replace_client(headers, present, host);
         }
         headers.append(header::VIA, via(parts.version));
         trace::mark(headers, self.trusted, rng)
     }
 
     /// The peer is the client: whatever the head says about another one was made up.
-    fn replace_client(&self, headers: &mut HeaderMap, host: Option<HeaderValue>) {
-        headers.remove(&X_REAL_IP);
-        headers.remove(&X_FORWARDED_PORT);
+    fn replace_client(&self, headers: &mut HeaderMap, present: Present, host: Option<HeaderValue>) {
+        if present.any_of(Present::CLAIMS) {
+            headers.remove(&X_REAL_IP);
+            headers.remove(&X_FORWARDED_PORT);
+        }
         headers.insert(&X_FORWARDED_FOR, self.client.clone());
         headers.insert(&X_FORWARDED_PROTO, self.scheme.clone());
         headers.insert(header::FORWARDED, self.forwarded.clone());
@@ -172,7 +175,8 @@ pub fn response(parts: &mut response::Parts) {
         StatusCode::SWITCHING_PROTOCOLS => Exchange::Upgrade,
         _ => Exchange::Plain,
     };
-    end_hop(&mut parts.headers, exchange);
+    let present = Present::in_head(&parts.headers);
+    end_hop(&mut parts.headers, present, exchange);
 }
 
 /// Shapes the target for the connection that the request goes out on, whatever the client spoke.
@@ -244,26 +248,62 @@ fn host(parts: &request::Parts) -> Option<HeaderValue> {
     }
 }
 
+/// Which of the fields that this file takes away a head has, found in one pass over the names: looking each of them up costs a
+/// hash, and most heads have none.
+#[derive(Clone, Copy)]
+struct Present(u8);
+
+impl Present {
+    const CONNECTION: u8 = 1;
+    const TE: u8 = 2;
+    const UPGRADE: u8 = 4;
+    /// Others that end with the hop.
+    const HOP: u8 = 8;
+    /// What a client may claim about itself.
+    const CLAIMS: u8 = 16;
+
+    fn in_head(headers: &HeaderMap) -> Self {
+        let bit = |name: &HeaderName| match name.as_str() {
+            "connection" => Self::CONNECTION,
+            "te" => Self::TE,
+            "upgrade" => Self::UPGRADE,
+            "keep-alive" | "proxy-connection" | "transfer-encoding" => Self::HOP,
+            "x-real-ip" | "x-forwarded-port" => Self::CLAIMS,
+            _ => 0,
+        };
+        Self(headers.keys().fold(0, |bits, name| bits | bit(name)))
+    }
+
+    fn any_of(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+}
+
 /// Removes what was meant for this hop alone (RFC 9110 §7.6.1). `Trailer` stays: it tells every recipient what will follow.
-fn end_hop(headers: &mut HeaderMap, exchange: Exchange) {
-    if headers.contains_key(header::CONNECTION) {
+fn end_hop(headers: &mut HeaderMap, present: Present, exchange: Exchange) {
+    if present.any_of(Present::CONNECTION) {
         for name in nominated(headers) {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
     }
-    headers.remove(&KEEP_ALIVE);
-    headers.remove(&PROXY_CONNECTION);
-    headers.remove(header::TRANSFER_ENCODING);
-    if headers.contains_key(header::TE) {
+    if present.any_of(Present::HOP) {
+        headers.remove(&KEEP_ALIVE);
+        headers.remove(&PROXY_CONNECTION);
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+    if present.any_of(Present::TE) {
         keep_trailers(headers);
     }
     match exchange {
-        Exchange::Plain => headers.remove(header::UPGRADE),
         Exchange::Upgrade => {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"))
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
-    };
+        Exchange::Plain if present.any_of(Present::UPGRADE) => {
+            headers.remove(header::UPGRADE);
+        }
+        Exchange::Plain => {}
+    }
 }
 
 /// The fields that `Connection` names, as many as the limit on a head's size lets it name.

@@ -9,8 +9,12 @@ use std::{
     time::Duration,
 };
 
-/// The time in which an old latency loses 63 % of its say.
+/// The time in which an old latency loses 63 % of its say, while requests keep coming.
 pub const DECAY: Duration = Duration::from_secs(10);
+
+/// The same while nothing is in flight. One slow answer must not keep an endpoint out for long: to send it a single request is
+/// how one finds out, and if it is still slow, the peak is back at once.
+pub const IDLE_DECAY: Duration = Duration::from_secs(1);
 
 /// Nanoseconds since the process's own epoch; shells derive it from one `Instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -45,7 +49,7 @@ impl Load {
         let new = if sample > old {
             sample
         } else {
-            let keep = self.weight_of_old(now);
+            let keep = self.weight_of_old(now, DECAY);
             old * keep + sample * (1.0 - keep)
         };
         // A sample of zero would read as "nothing observed".
@@ -58,12 +62,22 @@ impl Load {
     /// An estimate fades while nothing is sent, so that an endpoint that was slow once is tried again.
     pub fn latency(&self, now: Nanos) -> Option<Duration> {
         let estimate = f64::from_bits(self.estimate.load(Relaxed));
-        (estimate > 0.0).then(|| Duration::from_nanos((estimate * self.weight_of_old(now)) as u64))
+        if estimate == 0.0 {
+            return None;
+        }
+        let decay = if self.in_flight() == 0 {
+            IDLE_DECAY
+        } else {
+            DECAY
+        };
+        Some(Duration::from_nanos(
+            (estimate * self.weight_of_old(now, decay)) as u64,
+        ))
     }
 
-    fn weight_of_old(&self, now: Nanos) -> f64 {
+    fn weight_of_old(&self, now: Nanos, decay: Duration) -> f64 {
         let age = now.0.saturating_sub(self.observed_at.load(Relaxed));
-        (-(age as f64) / DECAY.as_nanos() as f64).exp()
+        (-(age as f64) / decay.as_nanos() as f64).exp()
     }
 }
 
@@ -102,8 +116,14 @@ mod tests {
     fn an_idle_estimate_fades() {
         let load = Load::default();
         load.observe(at(0), ms(1000));
-        let faded = load.latency(at(100)).expect("it was observed");
+        let faded = load.latency(at(7)).expect("it was observed");
         assert!(faded < ms(1), "{faded:?}");
+        load.begin();
+        let busy = load.latency(at(7)).expect("it was observed");
+        assert!(
+            busy > ms(400),
+            "what is in flight may be slow for the same reason: {busy:?}"
+        );
     }
 
     #[test]

@@ -10,9 +10,11 @@ use std::{
     time::Duration,
 };
 
+use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use thiserror::Error;
 use tokio::{sync::oneshot, time::Timeout};
 
 use crate::{
@@ -28,6 +30,17 @@ pub(crate) struct RequestBody {
     progress: Option<Arc<Progress>>,
     /// Closed until the node says `100 Continue` to a client that waits for it, or has kept it waiting for long enough.
     gate: Option<Pin<Box<Timeout<oneshot::Receiver<()>>>>>,
+    /// The node has answered without saying that it wants the body.
+    is_unwanted: bool,
+}
+
+/// Why a request's body cannot be sent to its end.
+#[derive(Debug, Error)]
+pub(crate) enum RequestBodyError {
+    #[error("reading from the client: {0}")]
+    Client(#[from] hyper::Error),
+    #[error("the node answered without wanting the body")]
+    Unwanted,
 }
 
 /// How far a request's body has come, for those who do not hold it.
@@ -35,6 +48,8 @@ pub(crate) struct RequestBody {
 pub(crate) struct Progress {
     bytes: AtomicU64,
     done: AtomicBool,
+    exchange_over: AtomicBool,
+    waker: AtomicWaker,
 }
 
 impl Progress {
@@ -45,6 +60,12 @@ impl Progress {
     pub(crate) fn is_done(&self) -> bool {
         self.done.load(Relaxed)
     }
+
+    /// The exchange has ended: a body that nobody wants need not be held any longer.
+    pub(crate) fn end_exchange(&self) {
+        self.exchange_over.store(true, Relaxed);
+        self.waker.wake();
+    }
 }
 
 impl RequestBody {
@@ -53,6 +74,7 @@ impl RequestBody {
             incoming: None,
             progress: None,
             gate: None,
+            is_unwanted: false,
         }
     }
 
@@ -61,27 +83,50 @@ impl RequestBody {
             incoming: Some(incoming),
             progress: Some(progress),
             gate: None,
+            is_unwanted: false,
         }
     }
 
-    /// Holds the body back until the gate's other end fires or is dropped, for `patience` at most.
+    /// Holds the body back until the gate's other end fires, for `patience` at most. If the other end is dropped instead, the
+    /// node has answered, and the body is not sent at all.
     pub(crate) fn wait_for(&mut self, gate: oneshot::Receiver<()>, patience: Duration) {
         self.gate = Some(Box::pin(tokio::time::timeout(patience, gate)));
+    }
+
+    /// Waits for the end of an exchange whose body is unwanted. A request half sent cannot be taken back: the error then closes
+    /// the connection to the node, which no other request could use.
+    fn poll_unwanted(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let Some(progress) = &self.progress else {
+            return Poll::Ready(None);
+        };
+        progress.waker.register(cx.waker());
+        if progress.exchange_over.load(Relaxed) {
+            Poll::Ready(Some(Err(RequestBodyError::Unwanted)))
+        } else {
+            Poll::Pending
+        }
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         if let Some(gate) = &mut self.gate {
-            // Whatever ends the wait opens the gate: the node's word, its final answer, or the end of the client's patience.
-            let _ = ready!(gate.as_mut().poll(cx));
+            // The node's word and the end of the client's patience open the gate; the node's final answer does not.
+            let waited = ready!(gate.as_mut().poll(cx));
             self.gate = None;
+            self.is_unwanted = matches!(waited, Ok(Err(_)));
+        }
+        if self.is_unwanted {
+            return self.poll_unwanted(cx);
         }
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
@@ -95,7 +140,7 @@ impl Body for RequestBody {
                 .fetch_add(data.map_or(0, |it| it.len() as u64), Relaxed);
             progress.done.fetch_or(is_over, Relaxed);
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|it| it.map_err(RequestBodyError::from)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -31,13 +31,13 @@ use super::{
 };
 use crate::{
     accept::{Attended, ClientConnection, Stopped},
-    client_stream::{ClientStream, SideDoor},
     config::UpstreamProtocol,
     dial::Connection,
     observe::{Exchange, Line},
     pick::{Lease, Service},
     rescue::{Failure, HEAD_TOO_SLOW, rescue},
     route::{self, route},
+    stream::{ClientStream, SideDoor},
 };
 
 /// Streams that one HTTP/2 client may have open at a time.
@@ -49,7 +49,7 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes) {
     let policy = &client.listener().policy;
     let lifeline = client.lifeline().clone();
-    let stream = ClientStream::new(Arc::new(stream), first, lifeline.clone());
+    let stream = ClientStream::new(stream, first, lifeline.clone());
     let side_door = stream.side_door();
     let service = {
         let client = client.clone();
@@ -81,7 +81,7 @@ pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: TcpStream
     let policy = &client.listener().policy;
     let lifeline = client.lifeline().clone();
     lifeline.says_goodbye();
-    let stream = ClientStream::new(Arc::new(stream), first, lifeline.clone());
+    let stream = ClientStream::new(stream, first, lifeline.clone());
     let service = {
         let client = client.clone();
         service_fn(move |request| exchange(client.clone(), None, request))
@@ -104,21 +104,58 @@ pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: TcpStream
 }
 
 /// One exchange. It cannot fail: what goes wrong is rescued into an answer.
-async fn exchange(
+///
+/// All that needs no waiting is done before the future exists, so that a request is not carried through one future after another:
+/// moving it about was a tenth of the instructions of an exchange.
+fn exchange(
     client: Arc<ClientConnection>,
     side_door: Option<Arc<SideDoor>>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
     let (parts, incoming) = request.into_parts();
     let asks_grpc = asks_grpc(&parts);
+    // HTTP/1.0 knows no informational answers (RFC 9110 §15.2).
+    let side_door = side_door.filter(|_| parts.version == Version::HTTP_11);
     let line = client.worker().log.is_on().then(|| line_of(&parts));
     let mut exchange = Exchange::begin(client.clone(), line);
-    let walked = walk(&client, side_door, parts, incoming, &mut exchange).await;
-    Ok(match walked {
-        Ok(Forwarded::Answered(answer)) => answer.into_response(exchange),
-        Ok(Forwarded::Switched(switched)) => switched.into_response(exchange),
-        Err(failure) => rescue(&failure, asks_grpc, exchange),
-    })
+    let planned = plan(&client, side_door, parts, incoming, &mut exchange);
+    async move {
+        let walked = match planned {
+            Ok(Plan::Send(mut outgoing)) => send(&client, &mut outgoing, &mut exchange)
+                .await
+                .map(Forwarded::Answered),
+            // Boxed: it is rare, and would make the future of every other exchange larger.
+            Ok(Plan::Upgrade(wish)) => {
+                Box::pin(upgrade::forward(&client, *wish, &mut exchange)).await
+            }
+            Err(failure) => Err(failure),
+        };
+        Ok(match walked {
+            Ok(Forwarded::Answered(answer)) => answer.into_response(exchange),
+            Ok(Forwarded::Switched(switched)) => switched.into_response(exchange),
+            Err(failure) => rescue(&failure, asks_grpc, exchange),
+        })
+    }
+}
+
+/// What is to be done with a request.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is what nearly every request becomes; boxing it is what is avoided"
+)]
+enum Plan {
+    Send(Outgoing),
+    Upgrade(Box<upgrade::Wish>),
+}
+
+/// A request on its way to a node.
+struct Outgoing {
+    service: Arc<Service>,
+    wire: Wire,
+    /// Absent while it is being sent.
+    request: Option<Request<RequestBody>>,
+    /// Of a body that streams; without one the whole request can be sent again.
+    progress: Option<Arc<Progress>>,
 }
 
 /// How a walk can end well.
@@ -146,13 +183,13 @@ impl Answer {
     }
 }
 
-async fn walk(
+fn plan(
     client: &Arc<ClientConnection>,
     side_door: Option<Arc<SideDoor>>,
     mut parts: Parts,
     incoming: Incoming,
     exchange: &mut Exchange,
-) -> Result<Forwarded, Failure> {
+) -> Result<Plan, Failure> {
     check_request(&parts)?;
     let routed = route(client, &parts)?;
     exchange.routed(&routed.service.metrics);
@@ -160,8 +197,9 @@ async fn walk(
         line.route = Some(routed.target.route.clone());
         line.service = Some(routed.service.name.clone());
     });
-    if let Some(upgrade) = upgrade::wanted(&mut parts) {
-        return upgrade::forward(client, routed.service, upgrade, parts, incoming, exchange).await;
+    if let Some(wanted) = upgrade::wanted(&mut parts) {
+        let wish = upgrade::wish(client, routed.service, wanted, parts, exchange)?;
+        return Ok(Plan::Upgrade(Box::new(wish)));
     }
     if parts.method == Method::CONNECT {
         return Err(Failure::ConnectRefused);
@@ -174,9 +212,13 @@ async fn walk(
     });
     exchange.note(|line| line.request_id = Some(id.into()));
     forwarded::aim(&mut parts, wire)?;
-    let request = outgoing(parts, incoming, side_door, wire, exchange);
-    let answer = send(client, routed.service, request, wire, exchange).await?;
-    Ok(Forwarded::Answered(answer))
+    let (request, progress) = outgoing(parts, incoming, side_door, wire, exchange);
+    Ok(Plan::Send(Outgoing {
+        service: routed.service.clone(),
+        wire,
+        request: Some(request),
+        progress,
+    }))
 }
 
 fn wire(service: &Service, spoken: Version) -> Wire {
@@ -194,7 +236,7 @@ fn outgoing(
     side_door: Option<Arc<SideDoor>>,
     wire: Wire,
     exchange: &mut Exchange,
-) -> Outgoing {
+) -> (Request<RequestBody>, Option<Arc<Progress>>) {
     let waits = parts.headers.contains_key(header::EXPECT) && wire == Wire::Http1;
     let mut progress = None;
     let mut body = RequestBody::empty();
@@ -206,17 +248,11 @@ fn outgoing(
     }
     let mut request = Request::from_parts(parts, body);
     request.extensions_mut().clear();
-    if wire == Wire::Http1 {
+    // An HTTP/2 client cannot be told (hyper's server has no way to), unless it waits for a 100.
+    if wire == Wire::Http1 && (side_door.is_some() || waits) {
         hear_forerunners(&mut request, side_door, waits);
     }
-    Outgoing { request, progress }
-}
-
-/// A request on its way to a node.
-struct Outgoing {
-    request: Request<RequestBody>,
-    /// Of a body that streams; without one the whole request can be sent again.
-    progress: Option<Arc<Progress>>,
+    (request, progress)
 }
 
 /// Forwards 1xx answers, and holds the body of a client that waits for one of them until the node has spoken.
@@ -264,131 +300,131 @@ fn written(status: http::StatusCode, headers: &http::HeaderMap) -> Vec<u8> {
 /// Sends the request to one node after another until one answers or the rules forbid another try.
 async fn send(
     client: &ClientConnection,
-    service: &Service,
-    outgoing: Outgoing,
-    wire: Wire,
+    outgoing: &mut Outgoing,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    let Outgoing {
-        mut request,
-        progress,
-    } = outgoing;
+    let service = outgoing.service.clone();
     service.budget.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let lease = service.pick(&mut tried).await?;
+    for tries in 1.. {
+        let mut lease = service.pick(&mut tried).await?;
         exchange.tried(&lease, tries);
-        let spare = spare(&request, progress.is_none());
-        let node = lease.node().clone();
-        let setback = match attempt(service, lease, request, progress.as_deref(), wire).await {
-            Ok(answer) => {
-                exchange.note(|line| line.first_byte = Some(answer.latency));
-                return Ok(answer.answer);
+        let spare = outgoing.spare();
+        let setback = match attempt(&service, &mut lease, outgoing).await {
+            Ok(answered) => {
+                exchange.note(|line| line.first_byte = Some(answered.latency));
+                return Ok(Answer {
+                    response: answered.response,
+                    connection: answered.connection,
+                    lease,
+                });
             }
             Err(setback) => setback,
         };
         if setback.blames_node {
-            client.worker().suspect(service, &setback.endpoint);
-            tried.push(node);
+            client.worker().suspect(&service, &lease.upstream.endpoint);
+            tried.push(lease.node().clone());
         }
-        let again = setback.returned.or(spare);
-        request = match again {
-            Some(request) if tries < service.policy.max_tries && service.may_retry() => request,
-            _ => return Err(setback.failure),
-        };
+        outgoing.request = outgoing.request.take().or(spare);
+        // The time for an answer is over once a node was silent; another try would double the wait.
+        let may_go_on = outgoing.request.is_some()
+            && tries < service.policy.max_tries
+            && !matches!(setback.failure, Failure::Silent);
+        if !may_go_on || !service.may_retry() {
+            return Err(setback.failure);
+        }
     }
+    unreachable!("the loop ends by returning")
 }
 
-/// A second copy of a request that may be sent twice even if a node has seen it.
-fn spare(request: &Request<RequestBody>, is_whole: bool) -> Option<Request<RequestBody>> {
-    let replay = if is_whole {
-        Replay::Whole
-    } else {
-        Replay::WhileUntouched
-    };
-    retry::is_safe(retry::Failure::Sent, request.method(), replay).then(|| {
-        let mut copy = Request::new(RequestBody::empty());
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        copy
-    })
+impl Outgoing {
+    /// A second copy of a request that may be sent twice even if a node has seen it.
+    fn spare(&self) -> Option<Request<RequestBody>> {
+        let request = self.request.as_ref()?;
+        let replay = match self.progress {
+            None => Replay::Whole,
+            Some(_) => Replay::WhileUntouched,
+        };
+        retry::is_safe(retry::Failure::Sent, request.method(), replay).then(|| {
+            let mut copy = Request::new(RequestBody::empty());
+            *copy.method_mut() = request.method().clone();
+            *copy.uri_mut() = request.uri().clone();
+            *copy.version_mut() = request.version();
+            *copy.headers_mut() = request.headers().clone();
+            copy
+        })
+    }
 }
 
 /// An attempt that brought no answer.
 struct Setback {
     failure: Failure,
-    /// The request itself, if no byte of it was sent.
-    returned: Option<Request<RequestBody>>,
     /// The failure speaks against the node, not merely against an old connection to it.
     blames_node: bool,
-    endpoint: Arc<balancer_core::endpoint::Endpoint>,
 }
 
-struct Timed {
-    answer: Answer,
+/// An attempt that brought one.
+struct Answered {
+    response: Response<Incoming>,
+    connection: Connection,
     latency: Duration,
 }
 
+/// Sends the request once. If no byte of it was sent, it is back in `outgoing` afterwards.
 async fn attempt(
     service: &Service,
-    lease: Lease,
-    request: Request<RequestBody>,
-    progress: Option<&Progress>,
-    wire: Wire,
-) -> Result<Timed, Setback> {
+    lease: &mut Lease,
+    outgoing: &mut Outgoing,
+) -> Result<Answered, Setback> {
     service.metrics.dials.increment(1);
-    let endpoint = lease.upstream.endpoint.clone();
-    let dialled = match wire {
+    let dialled = match outgoing.wire {
         Wire::Http1 => lease.upstream.http1().await,
         Wire::Http2 => lease.upstream.http2().await,
     };
-    let mut connection = match dialled {
-        Ok(connection) => connection,
-        Err(err) => {
-            service.metrics.dial_failures.increment(1);
-            return Err(Setback {
-                failure: Failure::Unreachable(err),
-                returned: Some(request),
-                blames_node: true,
-                endpoint,
-            });
+    let mut connection = dialled.map_err(|err| {
+        service.metrics.dial_failures.increment(1);
+        Setback {
+            failure: Failure::Unreachable(err),
+            blames_node: true,
+        }
+    })?;
+    if !connection.is_reused() {
+        lease.connected();
+    }
+    let request = outgoing
+        .request
+        .take()
+        .expect("an attempt is made with a request at hand");
+    let (timeout, progress) = (
+        service.policy.response_head_timeout,
+        outgoing.progress.as_deref(),
+    );
+    let sent = match &mut connection {
+        Connection::Http1 { sender, .. } => {
+            within(timeout, progress, sender.try_send_request(request)).await
+        }
+        Connection::Http2(stream) => {
+            let mut sender = stream.sender();
+            within(timeout, progress, sender.try_send_request(request)).await
         }
     };
-    let sent = within(
-        service.policy.response_head_timeout,
-        progress,
-        connection.send(request),
-    )
-    .await;
     match sent {
-        Some(Ok(response)) => {
-            let latency = lease.answered();
-            let answer = Answer {
-                response,
-                lease,
-                connection,
-            };
-            Ok(Timed { answer, latency })
-        }
+        Some(Ok(response)) => Ok(Answered {
+            response,
+            connection,
+            latency: lease.answered(),
+        }),
         Some(Err(mut err)) => {
-            let returned = err.take_message();
+            outgoing.request = err.take_message();
             Err(Setback {
                 // An old connection that closes unused is how nodes tidy up, not how they fail.
-                blames_node: returned.is_none() || !connection.is_reused(),
+                blames_node: outgoing.request.is_none() || !connection.is_reused(),
                 failure: Failure::Gone(err.into_error()),
-                returned,
-                endpoint,
             })
         }
         None => Err(Setback {
             failure: Failure::Silent,
-            returned: None,
             blames_node: false,
-            endpoint,
         }),
     }
 }
@@ -431,4 +467,20 @@ fn line_of(parts: &Parts) -> Box<Line> {
         tries: 0,
         first_byte: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is moved into its connection for every request; what is rare and large is boxed.
+    #[test]
+    fn an_exchange_is_small_enough_to_be_moved() {
+        let size = size_of_future(exchange);
+        assert!(size <= 2_048, "{size} bytes");
+    }
+
+    fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
 }

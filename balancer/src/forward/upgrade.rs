@@ -15,7 +15,6 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::{
-    body::Incoming,
     ext::Protocol,
     upgrade::{OnUpgrade, Upgraded},
 };
@@ -34,12 +33,12 @@ use super::{
 };
 use crate::{
     accept::ClientConnection,
-    client_stream::ClientStream,
-    dial::Upstream,
+    dial::{Connection, Upstream},
     lifeline::{Held, Lifeline, Order, Patience},
     observe::{Ended, Exchange},
     pick::{Lease, Service},
     rescue::Failure,
+    stream::{ClientStream, NodeStream},
 };
 
 /// RFC 6455 §1.3.
@@ -122,17 +121,23 @@ fn accept_for(key: &str) -> String {
     )
 }
 
-/// Passes the handshake to a node and its answer back.
-pub(crate) async fn forward(
-    client: &Arc<ClientConnection>,
-    service: &Service,
+/// A handshake in the form in which a node gets it.
+pub(crate) struct Wish {
+    service: Arc<Service>,
+    wanted: Wanted,
+    parts: Parts,
+}
+
+/// Rewrites the handshake for a node.
+///
+/// A handshake has no body; one that comes all the same is not read, and would corrupt the tunnel's beginning.
+pub(crate) fn wish(
+    client: &ClientConnection,
+    service: &Arc<Service>,
     wanted: Wanted,
     mut parts: Parts,
-    incoming: Incoming,
     exchange: &mut Exchange,
-) -> Result<Forwarded, Failure> {
-    // A handshake has no body; one that comes all the same is not read, and would corrupt the tunnel's beginning.
-    drop(incoming);
+) -> Result<Wish, Failure> {
     parts.headers.remove(header::CONTENT_LENGTH);
     let id = client.worker().with_rng(|rng| {
         client
@@ -141,11 +146,24 @@ pub(crate) async fn forward(
     });
     exchange.note(|line| line.request_id = Some(id.into()));
     forwarded::aim(&mut parts, Wire::Http1)?;
-    let answer = shake_hands(client, service, &parts, exchange).await?;
+    Ok(Wish {
+        service: service.clone(),
+        wanted,
+        parts,
+    })
+}
+
+/// Passes the handshake to a node and its answer back.
+pub(crate) async fn forward(
+    client: &Arc<ClientConnection>,
+    wish: Wish,
+    exchange: &mut Exchange,
+) -> Result<Forwarded, Failure> {
+    let answer = shake_hands(client, &wish.service, &wish.parts, exchange).await?;
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Forwarded::Answered(answer));
     }
-    switch(client, service, wanted, answer)
+    switch(client, &wish.service, wish.wanted, answer)
 }
 
 /// Asks a node on a connection of its own. What it does with the question is its answer: a handshake is not asked twice.
@@ -155,15 +173,19 @@ async fn shake_hands(
     parts: &Parts,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    let (mut connection, lease) = reach(client, service, Upstream::tunnel, |lease, tries| {
+    let (mut sender, lease) = reach(client, service, Upstream::tunnel, |lease, tries| {
         exchange.tried(lease, tries);
     })
     .await?;
-    let sent = connection.send(request(parts));
+    let sent = sender.send_request(request(parts));
     match tokio::time::timeout(service.policy.response_head_timeout, sent).await {
         Ok(Ok(response)) => {
             let latency = lease.answered();
             exchange.note(|line| line.first_byte = Some(latency));
+            let connection = Connection::Http1 {
+                sender,
+                reused: false,
+            };
             Ok(Answer {
                 response,
                 lease,
@@ -172,7 +194,7 @@ async fn shake_hands(
         }
         Ok(Err(err)) => {
             client.worker().suspect(service, &lease.upstream.endpoint);
-            Err(Failure::Gone(err.into_error()))
+            Err(Failure::Gone(err))
         }
         Err(_) => Err(Failure::Silent),
     }
@@ -255,8 +277,8 @@ impl Tunnel {
 
 /// Straight from socket to socket where both sides are sockets of their own.
 async fn relay(client: Upgraded, node: Upgraded, lifeline: &Lifeline) -> Ended {
-    let (node, from_node) = match node.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+    let (node, from_node) = match node.downcast::<TokioIo<NodeStream>>() {
+        Ok(parts) => (parts.io.into_inner().0, parts.read_buf),
         Err(_) => return Ended::TunnelClosed,
     };
     match client.downcast::<TokioIo<ClientStream>>() {

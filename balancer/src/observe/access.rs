@@ -18,6 +18,7 @@ use std::{
 use balancer_core::name::ListenerName;
 use http::{StatusCode, Version};
 use metrics::Counter;
+use tokio::sync::oneshot;
 
 use super::{Ended, Line};
 use crate::config;
@@ -33,19 +34,25 @@ const BUFFERS_WAITING: usize = 256;
 pub(crate) struct AccessSink(Option<SyncSender<Vec<u8>>>);
 
 impl AccessSink {
+    /// The sink, and what resolves when everything that was handed over has been written, once all copies of the sink are gone.
+    ///
     /// # Errors
     /// When the file cannot be opened for appending.
-    pub(crate) fn open(target: &config::AccessLog) -> io::Result<Self> {
+    pub(crate) fn open(target: &config::AccessLog) -> io::Result<(Self, oneshot::Receiver<()>)> {
+        let (writing, written) = oneshot::channel();
         let out: Box<dyn Write + Send> = match target {
-            config::AccessLog::Off => return Ok(Self(None)),
+            config::AccessLog::Off => return Ok((Self(None), written)),
             config::AccessLog::Stdout => Box::new(io::stdout()),
             config::AccessLog::File(path) => Box::new(append(path)?),
         };
         let (sender, receiver) = sync_channel(BUFFERS_WAITING);
         std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_all(&receiver, out))?;
-        Ok(Self(Some(sender)))
+            .spawn(move || {
+                write_all(&receiver, out);
+                drop(writing);
+            })?;
+        Ok((Self(Some(sender)), written))
     }
 
     pub(crate) fn is_on(&self) -> bool {

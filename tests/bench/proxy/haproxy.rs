@@ -1,5 +1,7 @@
 //! HAProxy's configuration for a row: one thread, upstream connections shared, splicing where bytes are only relayed.
 
+use std::path::Path;
+
 use ::tests::process::Program;
 
 use super::{Place, ProxyError};
@@ -9,9 +11,9 @@ use crate::row::{Log, Relay};
 const CONNECTIONS_MAX: usize = 5_500;
 
 /// Its log goes to standard output, which is a file: HAProxy itself writes to no other.
-pub(super) fn program(place: &Place<'_>) -> Result<Program, ProxyError> {
+pub(super) fn program(path: &Path, place: &Place<'_>) -> Result<Program, ProxyError> {
     let config = place.write("haproxy.cfg", &config(place))?;
-    Ok(Program::new("haproxy")
+    Ok(Program::new(path)
         .argument("-db")
         .argument("-f")
         .argument(config))

@@ -17,40 +17,27 @@ fn config(place: &Place<'_>) -> String {
         Log::On => place.file("access.log"),
         Log::Off => "off".into(),
     };
-    let (listener, upstream) = protocols(place.setup.relay);
     let (entry, admin, backend) = (
         place.entry.address(),
         place.admin.address(),
         place.upstream.0,
     );
-    let mut config = format!(
+    let (service, route) = match place.setup.relay.is_tcp() {
+        true => ("protocol = \"tcp\"\nservice = \"b\"\n", ""),
+        false => ("", "[[route]]\nservice = \"b\"\n"),
+    };
+    let upstream = match place.setup.relay {
+        Relay::Http1 | Relay::Http2ToHttp1 => "http1",
+        Relay::Grpc => "http2",
+        Relay::TcpEcho | Relay::TcpHttp => "match",
+    };
+    format!(
         "workers = 1\n\
-         [admin]\n\
-         address = \"{admin}\"\n\
-         [log]\n\
-         access = \"{access}\"\n\
-         [[listener]]\n\
-         name = \"entry\"\n\
-         address = \"{entry}\"\n\
-         protocol = \"{listener}\"\n\
-         service = \"b\"\n\
-         [[service]]\n\
-         name = \"b\"\n\
-         discover = \"static\"\n\
-         endpoints = [\"{backend}\"]\n\
-         protocol = \"{upstream}\"\n"
-    );
-    if !place.setup.relay.is_tcp() {
-        config.push_str("[[route]]\npath = \"/\"\nservice = \"b\"\n");
-    }
-    config
-}
-
-/// What the listener speaks, and what the service does.
-fn protocols(relay: Relay) -> (&'static str, &'static str) {
-    match relay {
-        Relay::Http1 | Relay::Http2ToHttp1 => ("http", "http1"),
-        Relay::Grpc => ("http", "http2"),
-        Relay::TcpEcho | Relay::TcpHttp => ("tcp", "match"),
-    }
+         [admin]\naddress = \"{admin}\"\n\
+         [log]\naccess = \"{access}\"\n\
+         [[listener]]\nname = \"entry\"\naddress = \"{entry}\"\nidle_timeout = \"300s\"\n{service}\
+         {route}\
+         [[service]]\nname = \"b\"\ndiscover = \"static\"\nendpoints = [\"{backend}\"]\n\
+         protocol = \"{upstream}\"\nidle_timeout = \"300s\"\n"
+    )
 }

@@ -1,8 +1,8 @@
 //! etcd dies and everything else goes on: requests, a balancer's restart, and the noticing of a node that crashed.
 
 use tests::{
-    whole_cluster::{BalancerNr, Cluster, ClusterOptions, until},
     load::{FailureKind, Report},
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, until},
 };
 
 use super::{

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use proto::v1::WatchRequest;
-use tests::whole_cluster::{BalancerNr, Cluster, ClusterOptions, Departed, NodeNr, PATIENCE, until};
+use tests::whole_cluster::{
+    BalancerNr, Cluster, ClusterOptions, Departed, NodeNr, PATIENCE, until,
+};
 use tonic::Code;
 
 use super::{

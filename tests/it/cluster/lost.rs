@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use tests::{
-    whole_cluster::{BalancerNr, Cluster, ClusterOptions, NodeNr, Probe, until},
     load::Report,
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, NodeNr, Probe, until},
 };
 
 use super::{

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Client, PutOptions, Txn, TxnOp};
 use tests::{
-    whole_cluster::{BalancerNr, Cluster, ClusterOptions, Probe, until},
     load::Report,
     process::cpu_time,
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, Probe, until},
 };
 
 use super::{

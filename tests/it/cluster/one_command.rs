@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tests::{
-    whole_cluster::{PATIENCE, until},
     load::EntryAddr,
     ports::{self, PortLease},
     process::{Process, Program, Ready, ours},
+    whole_cluster::{PATIENCE, until},
 };
 
 use super::traffic::{finished, gets, load, none_failed};

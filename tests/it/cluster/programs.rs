@@ -9,9 +9,9 @@ use std::{
 
 use tempfile::TempDir;
 use tests::{
-    whole_cluster::{AdminAddr, BalancerNr, ClusterOptions, PATIENCE, until},
     ports,
     process::{Program, ours},
+    whole_cluster::{AdminAddr, BalancerNr, ClusterOptions, PATIENCE, until},
 };
 
 use super::cluster_or_return;

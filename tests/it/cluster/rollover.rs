@@ -7,8 +7,8 @@ use std::{
 
 use proto::v1::WatchRequest;
 use tests::{
-    whole_cluster::{BalancerNr, Cluster, ClusterOptions, Killed, NodeNr, until},
     load::{BUCKET, Load, Report},
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, Killed, NodeNr, until},
 };
 
 use super::{

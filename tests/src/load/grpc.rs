@@ -1,4 +1,4 @@
-//! gRPC traffic over HTTP/2: unary calls, or long streams on which every message is answered.
+//! Calls over gRPC as traffic: unary ones, or long streams on which every message is answered.
 //!
 //! Messages are bytes to this file: who starts the load encodes the request and says how an answer is read, so that
 //! the generator knows the framing of gRPC and no service.

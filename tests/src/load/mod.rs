@@ -21,6 +21,7 @@ mod record;
 mod response;
 mod run;
 pub mod tcp;
+pub mod whoami;
 
 use std::fmt;
 use std::net::SocketAddr;

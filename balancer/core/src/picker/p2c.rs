@@ -10,6 +10,10 @@ use crate::{
     load::Nanos,
 };
 
+/// Latencies below this, in nanoseconds, are alike: between nodes that all answer fast, what differs is noise, and following it
+/// would send everything to one of them.
+const LATENCY_MIN: f64 = 2e6;
+
 /// The index of the endpoint to use among `endpoints`, leaving out those for which `avoid` says so.
 ///
 /// Constant time while few endpoints are avoided.
@@ -55,8 +59,7 @@ fn is_lighter(a: &Endpoint, b: &Endpoint, now: Nanos) -> bool {
 
 fn cost(endpoint: &Endpoint, latency: f64) -> f64 {
     let share = f64::from(endpoint.weight.max(1)) / f64::from(WEIGHT);
-    // A latency that faded to nothing must not hide the requests in flight.
-    latency.max(1.0) * f64::from(endpoint.load.in_flight() + 1) / share
+    latency.max(LATENCY_MIN) * f64::from(endpoint.load.in_flight() + 1) / share
 }
 
 #[cfg(test)]
@@ -101,6 +104,15 @@ mod tests {
             hits[4], 0,
             "with equal others, the slow one loses each comparison"
         );
+    }
+
+    #[test]
+    fn among_fast_ones_noise_decides_nothing() {
+        let all = cluster(2);
+        all[0].load.observe(Nanos(0), Duration::from_micros(200));
+        all[1].load.observe(Nanos(0), Duration::from_micros(1_500));
+        let hits = shares(&all, 10_000);
+        assert!(hits.iter().all(|&h| h > 4_000), "{hits:?}");
     }
 
     #[test]

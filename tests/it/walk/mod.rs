@@ -1,0 +1,15 @@
+//! The balancer's walk, seen from both of its ends: the real program between test clients and test origins.
+
+mod client;
+mod discovery;
+mod ending;
+mod exchange;
+mod forerunners;
+mod grpc;
+mod heads;
+mod hostile;
+mod relay;
+mod retries;
+mod routes;
+mod streaming;
+mod websocket;
