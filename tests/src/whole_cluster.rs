@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use etcd_client::GetOptions;
 use tempfile::TempDir;
 
 use crate::{
@@ -26,6 +27,9 @@ pub use ask::{AdminAddr, AskError, Endpoint, RegistryStatus, Told};
 
 /// How long anything may take that should happen soon, on a machine that builds something else meanwhile.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the keys of every cluster here begin with; each has an etcd of its own.
+pub const PREFIX: &str = "/colonnade/v1/";
 
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -153,7 +157,7 @@ impl Default for ClusterOptions {
 // === impl Cluster ===
 
 impl Cluster {
-    /// Starts everything and waits until every balancer offers every node; None where etcd is not installed.
+    /// Starts everything and waits until every balancer offers every node and all of them are in the registry; None where etcd is not installed.
     pub async fn start(options: ClusterOptions) -> Option<Self> {
         let etcd = Etcd::start(EtcdOptions::default()).await?;
         let ours = |name| ours(name).expect("our programs can be built");
@@ -174,7 +178,22 @@ impl Cluster {
         for balancer in balancers {
             cluster.until_offered(balancer, &nodes).await;
         }
+        cluster
+            .until_recorded(options.n_balancers + options.n_nodes)
+            .await;
         Some(cluster)
+    }
+
+    /// Waits until etcd holds so many records, of nodes and balancers together. A node that leaves waits only for the balancers it
+    /// finds there.
+    pub async fn until_recorded(&self, n_records: usize) {
+        let mut client = self.etcd.client().await;
+        until(format_args!("etcd holds {n_records} records"), async || {
+            let count = GetOptions::new().with_prefix().with_count_only();
+            let got = client.get(PREFIX, Some(count)).await;
+            got.is_ok_and(|it| usize::try_from(it.count()) == Ok(n_records))
+        })
+        .await;
     }
 
     pub fn etcd(&mut self) -> &mut Etcd {

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use etcd_client::{DeleteOptions, GetOptions};
-use tests::whole_cluster::{BalancerNr, Cluster, ClusterOptions, until};
+use etcd_client::DeleteOptions;
+use tests::whole_cluster::{BalancerNr, Cluster, ClusterOptions, PREFIX, until};
 
 use super::{
     cluster_or_return,
     traffic::{finished, gets, load, none_failed},
 };
 
-const PREFIX: &str = "/colonnade/v1/";
+/// Three nodes and a balancer.
+const N_RECORDS: usize = 4;
 const B: BalancerNr = BalancerNr(0);
 /// What a balancer logs when it withdraws a node.
 const WITHDRAWN: &str = "offering a node no new work";
@@ -23,9 +24,9 @@ async fn deleted_records_come_back_and_nobody_is_withdrawn() {
     let all = DeleteOptions::new().with_prefix();
     let deleted = client.delete(PREFIX, Some(all)).await;
     let deleted = deleted.expect("etcd deletes what it has").deleted();
-    assert_eq!(deleted, 4, "three nodes and a balancer");
+    assert_eq!(usize::try_from(deleted), Ok(N_RECORDS));
 
-    until_announced(&mut cluster).await;
+    until_announced(&cluster).await;
     nobody_was_withdrawn(&mut cluster).await;
     none_failed("the records were deleted", &finished(load).await);
 }
@@ -38,7 +39,7 @@ async fn an_etcd_that_returns_with_nothing_is_filled_again() {
     cluster.etcd().member(0).kill().await;
     cluster.etcd().member(0).restart_empty();
 
-    until_announced(&mut cluster).await;
+    until_announced(&cluster).await;
     nobody_was_withdrawn(&mut cluster).await;
     let admin = cluster.balancer_admin(B);
     until("the balancer follows the new history", async || {
@@ -69,14 +70,8 @@ async fn leaves_as_ever(cluster: &mut Cluster) {
 }
 
 /// All records are there, and the balancer knows it.
-async fn until_announced(cluster: &mut Cluster) {
-    let mut client = cluster.etcd().client().await;
-    until("all records are in etcd", async || {
-        let count = GetOptions::new().with_prefix().with_count_only();
-        let got = client.get(PREFIX, Some(count)).await;
-        got.is_ok_and(|it| it.count() == 4)
-    })
-    .await;
+async fn until_announced(cluster: &Cluster) {
+    cluster.until_recorded(N_RECORDS).await;
     until("the balancer sees every node announced", async || {
         let endpoints = cluster.endpoints(B).await;
         endpoints.len() == 3 && endpoints.iter().all(|it| it.presence == "announced")

@@ -20,8 +20,12 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 const WITHDRAWN_WITHIN: Duration = Duration::from_secs(4);
 /// What a request gets that the hung node has and does not answer.
 const SILENT: &str = "status 504";
-/// One request in so many may be such a one: the picker avoids a node whose requests do not end.
-const KEPT_MIN: u64 = 20;
+/// Requests per second.
+const RATE: f64 = 200.0;
+/// More than come in the time that one may take, so that a request never waits for another one's end.
+const CLIENTS: usize = 400;
+/// Requests that were on the node when it hung, or came by chance beyond its share.
+const BEYOND_SHARE: f64 = 10.0;
 /// What a busy machine adds to a time.
 const LATE: Duration = Duration::from_millis(500);
 
@@ -38,7 +42,7 @@ async fn a_hung_node_costs_no_more_than_what_it_was_sent_before_it_was_noticed()
     });
     let nodes = cluster.nodes();
     let hung = nodes[0];
-    let load = load(200.0, 32, gets(cluster.entry(B)));
+    let load = load(RATE, CLIENTS, gets(cluster.entry(B)));
     until_busy(&cluster, &nodes).await;
     load.take();
 
@@ -49,7 +53,8 @@ async fn a_hung_node_costs_no_more_than_what_it_was_sent_before_it_was_noticed()
     let took = withdrawn_at - paused_at;
     assert!(took < WITHDRAWN_WITHIN, "a hung node got work for {took:?}");
     until_forgotten(&cluster, hung).await;
-    few_were_kept(&load.take(), withdrawn_at);
+    let share = RATE * took.as_secs_f64() / nodes.len() as f64;
+    no_more_were_kept(&load.take(), share, withdrawn_at);
 
     cluster.node(hung).resume().expect("the node exists");
     cluster.until_offered(B, &nodes).await;
@@ -76,19 +81,15 @@ async fn until_busy(cluster: &Cluster, nodes: &[NodeNr]) {
     none_failed("every node answers", &finished(probe).await);
 }
 
-/// Nothing failed but what the hung node was sent, and that was answered for when the node's time was over.
+/// Nothing failed but what the hung node was sent, no more than its share, and that was answered for when the node's time was
+/// over. The picker avoids a node whose requests do not end, so it is mostly much less.
 #[track_caller]
-fn few_were_kept(report: &Report, withdrawn_at: Instant) {
+fn no_more_were_kept(report: &Report, share: f64, withdrawn_at: Instant) {
     let failed = report.failed_exchanges();
-    println!(
-        "{} of {} failed, p99 {:?}",
-        failed.len(),
-        report.exchanges(),
-        report.quantile(0.99)
-    );
+    println!("{} failed, {share:.0} was the node's share", failed.len());
     assert!(
-        report.failures() * KEPT_MIN <= report.exchanges(),
-        "{} of {} failed",
+        report.failures() as f64 <= share + BEYOND_SHARE,
+        "{} of {} failed, {share:.0} was the node's share",
         report.failures(),
         report.exchanges()
     );

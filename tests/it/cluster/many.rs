@@ -6,7 +6,7 @@ use etcd_client::{Client, PutOptions, Txn, TxnOp};
 use tests::{
     load::Report,
     process::cpu_time,
-    whole_cluster::{BalancerNr, Cluster, ClusterOptions, Probe, until},
+    whole_cluster::{BalancerNr, Cluster, ClusterOptions, PREFIX, Probe, until},
 };
 
 use super::{
@@ -106,7 +106,7 @@ async fn announce(cluster: &Cluster, client: &mut Client, lease: i64, thousand: 
         let record = serde_json::json!({ "id": id, "incarnation": 1, "state": "ready", "services": { "web": address.to_string() } });
         let options = PutOptions::new().with_lease(lease);
         TxnOp::put(
-            format!("/colonnade/v1/nodes/{id}"),
+            format!("{PREFIX}nodes/{id}"),
             record.to_string(),
             Some(options),
         )

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{BalancerPorts, ClusterOptions, NodePorts, Probe};
+use super::{BalancerPorts, ClusterOptions, NodePorts, PREFIX, Probe};
 
 /// So that a dead etcd is left soon; less than half of the shortest lease.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ fn registry(f: &mut Formatter<'_>, etcd: &[String], options: &ClusterOptions) ->
     let (ttl, timeout) = (Span(options.lease_ttl), Span(REQUEST_TIMEOUT));
     writeln!(
         f,
-        "[registry]\nendpoints = {etcd:?}\nlease_ttl = {ttl}\nrequest_timeout = {timeout}"
+        "[registry]\nprefix = {PREFIX:?}\nendpoints = {etcd:?}\nlease_ttl = {ttl}\nrequest_timeout = {timeout}"
     )
 }
 
