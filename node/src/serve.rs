@@ -61,8 +61,9 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Streams at once on one HTTP/2 connection; a client that wants more waits for one to end (RFC 9113 §5.1.2).
 const STREAMS_MAX: u32 = 256;
 
-/// How long an HTTP/2 peer may be silent before it is asked whether it lives, and then to answer.
-const PING_EVERY: Duration = Duration::from_secs(20);
+/// How long an HTTP/2 peer may be silent before it is asked whether it lives, and then to answer. A peer that hangs does not
+/// answer to a goodbye either, so this is also how long one can hold up a node that leaves.
+const PING_EVERY: Duration = Duration::from_secs(5);
 
 /// Between two tries to accept, after the system had no file descriptor left or the like.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);

@@ -1,4 +1,5 @@
 //! The whole cluster under test, with real processes and real servers.
 
+mod cluster;
 mod registry;
 mod walk;

@@ -6,7 +6,6 @@
 use std::{
     fs::File,
     io,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -26,6 +25,8 @@ use tokio::{
     sync::OnceCell,
     time::{Instant, sleep},
 };
+
+use crate::ports::{self, PortLease};
 
 /// Patience for a cluster to answer; an election takes about a second, a busy machine longer.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -55,6 +56,8 @@ pub struct Etcd {
     is_login_demanded: bool,
     /// The test's own client, connected at its first use.
     client: OnceCell<Client>,
+    /// A member that is down for a while finds its ports free when it returns.
+    _ports: Vec<PortLease>,
 }
 
 /// One process of it.
@@ -150,13 +153,15 @@ impl Etcd {
         if options.is_tls {
             write_certificates(dir.path()).expect("certificates can be made and written");
         }
-        let members = plan(dir.path(), options);
+        let ports = free_ports(options.n_members * 2);
+        let members = plan(dir.path(), options, &ports);
         let mut etcd = Self {
             dir,
             options: options.clone(),
             members,
             is_login_demanded: false,
             client: OnceCell::new(),
+            _ports: ports,
         };
         etcd.members.iter_mut().for_each(Member::spawn);
         let deadline = Instant::now() + READY_WITHIN;
@@ -363,8 +368,8 @@ fn end_with_parent(command: &mut Command) {
 
 // How a cluster is laid out.
 
-fn plan(dir: &Path, options: &EtcdOptions) -> Vec<Member> {
-    let ports = free_ports(options.n_members * 2);
+fn plan(dir: &Path, options: &EtcdOptions, ports: &[PortLease]) -> Vec<Member> {
+    let ports: Vec<u16> = ports.iter().map(PortLease::number).collect();
     let (client_ports, peer_ports) = ports.split_at(options.n_members);
     let peers: Vec<String> = peer_ports
         .iter()
@@ -430,18 +435,9 @@ fn tls_args(dir: &Path) -> [String; 4] {
     ]
 }
 
-/// All of them are held until the last is found, so that they differ.
-fn free_ports(n_ports: usize) -> Vec<u16> {
-    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    let listeners: Vec<TcpListener> = (0..n_ports).map(bind).collect();
-    listeners
-        .iter()
-        .map(|it| {
-            it.local_addr()
-                .expect("a bound socket has an address")
-                .port()
-        })
-        .collect()
+fn free_ports(n_ports: usize) -> Vec<PortLease> {
+    let lease = |_| ports::free().expect("loopback has free ports");
+    (0..n_ports).map(lease).collect()
 }
 
 /// An authority, a certificate for the members, and one for clients.

@@ -6,3 +6,4 @@ pub mod load;
 pub mod origin;
 pub mod ports;
 pub mod process;
+pub mod whole_cluster;
