@@ -103,22 +103,23 @@ async fn serve(client: ClientConnection, mut stream: TcpStream) {
     let client = Arc::new(client);
     let service = client.listener.policy.service;
     if let (ListenerProtocol::Tcp, Some(service)) = (client.listener.policy.protocol, service) {
-        return tcp::forward(client, stream, Bytes::new(), service).await;
+        return Box::pin(tcp::forward(client, stream, Bytes::new(), service)).await;
     }
-    let spoken = detect::detect(&client, &mut stream).await;
+    // What is over soon, or is not what most connections do, is boxed: this future lives as long as the client stays.
+    let spoken = Box::pin(detect::detect(&client, &mut stream)).await;
     match (spoken, service) {
         (Ok(Spoken::Http1(first)), _) => forward::http::serve_http1(client, stream, first).await,
         (Ok(Spoken::Http2(first)), _) => forward::http::serve_http2(client, stream, first).await,
         (Ok(Spoken::Opaque(first) | Spoken::Tls(first)), Some(service)) => {
-            tcp::forward(client, stream, first, service).await;
+            Box::pin(tcp::forward(client, stream, first, service)).await;
         }
         (Ok(Spoken::Opaque(_)), None) => {
             client.listener.metrics.preface_refused.increment(1);
-            rescue::refuse_opaque(stream).await;
+            Box::pin(rescue::refuse_opaque(stream)).await;
         }
         (Ok(Spoken::Tls(_)), None) => {
             client.listener.metrics.preface_refused.increment(1);
-            rescue::refuse_tls(stream).await;
+            Box::pin(rescue::refuse_tls(stream)).await;
         }
         (Err(err), _) => {
             tracing::debug!(client = %client.address, %err, "no protocol was detected")
@@ -263,4 +264,19 @@ async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Opti
         })
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It lives as long as its client is connected, mostly idle.
+    #[test]
+    fn a_connection_is_small_while_it_idles() {
+        fn size_of_future<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size_of_future(serve);
+        assert!(size <= 640, "{size} bytes");
+    }
 }

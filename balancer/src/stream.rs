@@ -127,6 +127,10 @@ impl AsyncRead for ClientStream {
             let n = self.first.len().min(buf.remaining());
             buf.put_slice(&self.first[..n]);
             self.first.advance(n);
+            if self.first.is_empty() {
+                // An empty slice would keep the whole buffer for as long as the connection lives.
+                self.first = Bytes::new();
+            }
         } else {
             ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
         }

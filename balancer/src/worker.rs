@@ -29,6 +29,9 @@ pub(crate) const ORDERS_WAITING: usize = 256;
 /// Suspicions that may wait to be looked into; past it they are dropped, because the next failure repeats them.
 pub(crate) const SUSPICIONS_WAITING: usize = 1024;
 
+/// Connections to nodes are looked at once in as many sweeps.
+const NODE_SWEEP_EVERY: u64 = 4;
+
 /// What the view tells each core to do. All cores obey the same orders in the same sequence.
 #[derive(Debug)]
 pub(crate) enum Change {
@@ -178,12 +181,13 @@ fn apply(worker: &Worker, change: &Change) {
 async fn sweep(worker: Arc<Worker>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    loop {
+    for n in 0u64.. {
         ticks.tick().await;
         let now = Instant::now();
         worker.lifelines.sweep(now);
-        for service in &worker.services {
-            service.sweep(now);
+        // Nobody waits for a connection to a node to be tidied up, and there may be ten thousand nodes.
+        if n.is_multiple_of(NODE_SWEEP_EVERY) {
+            worker.services.iter().for_each(|it| it.sweep(now));
         }
         worker.log.flush();
         let age = now.saturating_duration_since(worker.epoch).as_millis() as u64;
