@@ -48,6 +48,8 @@ pub(crate) struct ClientConnection {
     worker: Arc<Worker>,
     listener: Arc<Listener>,
     address: SocketAddr,
+    /// The address as the access log writes it; empty where there is none.
+    address_text: Box<str>,
     pub(crate) hop: Hop,
     held: Held,
     _permit: Permit,
@@ -179,6 +181,11 @@ impl ClientConnection {
         Self {
             hop: Hop::new(address.ip(), &Scheme::HTTP, trusted),
             held: worker.lifelines.hold(patience),
+            address_text: if worker.log.is_on() {
+                address.to_string().into()
+            } else {
+                Box::default()
+            },
             worker,
             listener,
             address,
@@ -196,6 +203,10 @@ impl ClientConnection {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn address_text(&self) -> &str {
+        &self.address_text
     }
 
     pub(crate) fn lifeline(&self) -> &Arc<Lifeline> {
@@ -277,6 +288,6 @@ mod tests {
             size_of::<F>()
         }
         let size = size_of_future(serve);
-        assert!(size <= 640, "{size} bytes");
+        assert!(size <= 704, "{size} bytes");
     }
 }

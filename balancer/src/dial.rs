@@ -15,6 +15,7 @@ use std::{
 use balancer_core::endpoint::{Endpoint, Member};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use metrics::Counter;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
@@ -49,6 +50,7 @@ pub(crate) struct DialPolicy {
 pub(crate) struct Upstream {
     pub(crate) endpoint: Arc<Endpoint>,
     policy: DialPolicy,
+    made: Counter,
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Arc<Shared>>>,
     retired: AtomicBool,
@@ -99,10 +101,11 @@ impl Member for Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(endpoint: Arc<Endpoint>, policy: DialPolicy) -> Self {
+    pub(crate) fn new(endpoint: Arc<Endpoint>, policy: DialPolicy, made: Counter) -> Self {
         Self {
             endpoint,
             policy,
+            made,
             idle: Mutex::default(),
             shared: Mutex::default(),
             retired: AtomicBool::new(false),
@@ -203,6 +206,7 @@ impl Upstream {
     /// When it cannot be made.
     pub(crate) async fn connect(&self) -> Result<TcpStream, DialError> {
         let stream = net::connect(self.endpoint.address, self.policy.connect_timeout).await?;
+        self.made.increment(1);
         Ok(stream)
     }
 

@@ -26,7 +26,6 @@ pub(crate) async fn reach<T>(
     for tries in 1.. {
         let lease = service.pick(&mut tried).await?;
         tell(&lease, tries);
-        service.metrics.dials.increment(1);
         match dial(&lease.upstream).await {
             Ok(reached) => return Ok((reached, lease)),
             Err(err) => {

@@ -19,7 +19,11 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use crate::{accept::ClientConnection, forward::body::Progress, pick::Lease};
+use crate::{
+    accept::ClientConnection,
+    forward::body::Progress,
+    pick::{Lease, Service},
+};
 
 /// Upper bounds in seconds: from a cached answer on loopback to a client that gives up.
 const DURATION_BUCKETS: [f64; 14] = [
@@ -93,7 +97,7 @@ pub(crate) struct Exchange {
     began: Instant,
     /// Only kept when there is a line to write.
     line: Option<Box<Line>>,
-    service: Option<ServiceMetrics>,
+    service: Option<Arc<Service>>,
     status: StatusCode,
     ended: Option<Ended>,
     pub(crate) received: Option<Arc<Progress>>,
@@ -149,9 +153,9 @@ impl Exchange {
         });
     }
 
-    pub(crate) fn routed(&mut self, metrics: &ServiceMetrics) {
-        metrics.active.increment(1.0);
-        self.service = Some(metrics.clone());
+    pub(crate) fn routed(&mut self, service: &Arc<Service>) {
+        service.metrics.active.increment(1.0);
+        self.service = Some(service.clone());
     }
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
@@ -174,9 +178,9 @@ impl Drop for Exchange {
             received.end_exchange();
         }
         match &self.service {
-            Some(metrics) => {
-                metrics.active.decrement(1.0);
-                metrics.finish(self.status, ended, took);
+            Some(service) => {
+                service.metrics.active.decrement(1.0);
+                service.metrics.finish(self.status, ended, took);
             }
             None => self.client.listener().metrics.refused(ended),
         }
@@ -185,7 +189,7 @@ impl Drop for Exchange {
             let written = access::Written {
                 at: SystemTime::now(),
                 listener: &self.client.listener().name,
-                client: self.client.address(),
+                client: self.client.address_text(),
                 line,
                 status: self.status,
                 received,
@@ -407,7 +411,7 @@ fn describe() {
     );
     describe_counter!(
         "colonnade_balancer_node_connections_total",
-        "Connections asked for, idle ones that were used again included."
+        "Connections made to nodes."
     );
     describe_counter!(
         "colonnade_balancer_node_connection_failures_total",

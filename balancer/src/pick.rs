@@ -118,7 +118,11 @@ impl Service {
 
     /// New work may go to this endpoint; connections to the same life of the node are kept.
     pub(crate) fn offer(&self, endpoint: Arc<Endpoint>) {
-        let upstream = Arc::new(Upstream::new(endpoint, self.dial));
+        let upstream = Arc::new(Upstream::new(
+            endpoint,
+            self.dial,
+            self.metrics.dials.clone(),
+        ));
         let mut pool = self.lock_pool();
         if let Some(old) = pool.get(&upstream.endpoint.node) {
             upstream.inherit(old);
@@ -218,10 +222,8 @@ impl Lease {
     pub(crate) fn answered(&self) -> Duration {
         let now = Instant::now();
         let latency = now.saturating_duration_since(self.began);
-        self.upstream
-            .endpoint
-            .load
-            .observe(nanos(self.epoch, now), latency);
+        let load = &self.upstream.endpoint.load;
+        load.observe(nanos(self.epoch, now), latency);
         latency
     }
 

@@ -36,7 +36,7 @@ use crate::{
     observe::{Exchange, Line},
     pick::{Lease, Service},
     rescue::{Failure, HEAD_TOO_SLOW, rescue},
-    route::{self, route},
+    route::route,
     stream::{ClientStream, SideDoor},
 };
 
@@ -192,7 +192,7 @@ fn plan(
 ) -> Result<Plan, Failure> {
     check_request(&parts)?;
     let routed = route(client, &parts)?;
-    exchange.routed(&routed.service.metrics);
+    exchange.routed(routed.service);
     exchange.note(|line| {
         line.route = Some(routed.target.route.clone());
         line.service = Some(routed.service.name.clone());
@@ -376,7 +376,6 @@ async fn attempt(
     lease: &mut Lease,
     outgoing: &mut Outgoing,
 ) -> Result<Answered, Setback> {
-    service.metrics.dials.increment(1);
     let dialled = match outgoing.wire {
         Wire::Http1 => lease.upstream.http1().await,
         Wire::Http2 => lease.upstream.http2().await,
@@ -454,10 +453,17 @@ fn asks_grpc(parts: &Parts) -> bool {
             .is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"))
 }
 
+fn host_of(parts: &Parts) -> Option<http::HeaderValue> {
+    match parts.uri.authority() {
+        Some(authority) => http::HeaderValue::from_str(authority.as_str()).ok(),
+        None => parts.headers.get(header::HOST).cloned(),
+    }
+}
+
 fn line_of(parts: &Parts) -> Box<Line> {
     Box::new(Line {
         method: parts.method.clone(),
-        host: route::host(parts).and_then(|it| http::HeaderValue::from_str(it).ok()),
+        host: host_of(parts),
         uri: parts.uri.clone(),
         version: parts.version,
         request_id: None,

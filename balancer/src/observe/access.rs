@@ -6,13 +6,12 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    net::SocketAddr,
     path::Path,
     sync::{
         Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use balancer_core::name::ListenerName;
@@ -24,10 +23,10 @@ use super::{Ended, Line};
 use crate::config;
 
 /// A buffer is handed over when it holds this many bytes, or at the next sweep.
-const BUFFER_BYTES: usize = 32 << 10;
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Buffers that wait for the writer; together with [`BUFFER_BYTES`] this bounds the memory that a stuck log can take to 8 MiB.
-const BUFFERS_WAITING: usize = 256;
+const BUFFERS_WAITING: usize = 128;
 
 /// Where the lines of all cores go.
 #[derive(Debug, Clone)]
@@ -76,15 +75,24 @@ fn write_all(buffers: &Receiver<Vec<u8>>, mut out: impl Write) {
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     sink: AccessSink,
-    buffer: Mutex<Vec<u8>>,
+    lines: Mutex<Lines>,
     dropped: Counter,
+}
+
+/// Lines that are not handed over yet.
+#[derive(Debug, Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    /// The second that `second_text` writes out; most lines share it with the line before.
+    second: u64,
+    second_text: String,
 }
 
 /// All that one line says.
 pub(super) struct Written<'a> {
     pub(crate) at: SystemTime,
     pub(crate) listener: &'a ListenerName,
-    pub(crate) client: SocketAddr,
+    pub(crate) client: &'a str,
     pub(crate) line: &'a Line,
     pub(crate) status: StatusCode,
     pub(crate) received: u64,
@@ -97,7 +105,7 @@ impl AccessLog {
     pub(crate) fn new(sink: AccessSink, dropped: Counter) -> Self {
         Self {
             sink,
-            buffer: Mutex::default(),
+            lines: Mutex::default(),
             dropped,
         }
     }
@@ -107,17 +115,17 @@ impl AccessLog {
     }
 
     pub(super) fn write(&self, line: &Written<'_>) {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        line.write(&mut buffer);
-        if buffer.len() >= BUFFER_BYTES {
-            self.hand_over(&mut buffer);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        line.write(&mut lines);
+        if lines.bytes.len() >= BUFFER_BYTES {
+            self.hand_over(&mut lines.bytes);
         }
     }
 
     pub(crate) fn flush(&self) {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        if !buffer.is_empty() {
-            self.hand_over(&mut buffer);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lines.bytes.is_empty() {
+            self.hand_over(&mut lines.bytes);
         }
     }
 
@@ -137,17 +145,36 @@ impl AccessLog {
     }
 }
 
+impl Lines {
+    /// RFC 3339 with microseconds.
+    fn push_time(&mut self, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.second != since.as_secs() || self.second_text.is_empty() {
+            self.second = since.as_secs();
+            self.second_text = humantime::format_rfc3339_seconds(at).to_string();
+            // The zone comes after the fraction.
+            self.second_text.pop();
+        }
+        self.bytes.extend_from_slice(self.second_text.as_bytes());
+        // One million more than the fraction has a first digit to drop and six to keep.
+        let micros = 1_000_000 + since.subsec_micros();
+        let mut digits = itoa::Buffer::new();
+        self.bytes.push(b'.');
+        self.bytes
+            .extend_from_slice(&digits.format(micros).as_bytes()[1..]);
+        self.bytes.push(b'Z');
+    }
+}
+
 impl Written<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
+    fn write(&self, lines: &mut Lines) {
         let line = self.line;
-        // Writing to memory cannot fail; a line is a line even if it could.
-        let _ = write!(
-            out,
-            "{{\"time\":\"{}\"",
-            humantime::format_rfc3339_micros(self.at)
-        );
+        lines.bytes.extend_from_slice(b"{\"time\":\"");
+        lines.push_time(self.at);
+        let out = &mut lines.bytes;
+        out.push(b'"');
         text(out, "listener", self.listener.as_str());
-        let _ = write!(out, ",\"client\":\"{}\"", self.client);
+        text(out, "client", self.client);
         text(out, "method", line.method.as_str());
         if let Some(host) = &line.host {
             text(out, "host", &String::from_utf8_lossy(host.as_bytes()));
@@ -185,8 +212,15 @@ impl Written<'_> {
 
 fn text(out: &mut Vec<u8>, key: &str, value: &str) {
     begin(out, key);
-    // Escapes whatever a client put there; writing to memory cannot fail.
-    let _ = serde_json::to_writer(out, value);
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if value.bytes().all(is_plain) {
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    } else {
+        // Escapes whatever a client put there; writing to memory cannot fail.
+        let _ = serde_json::to_writer(out, value);
+    }
 }
 
 fn number(out: &mut Vec<u8>, key: &str, value: u64) {
@@ -235,11 +269,11 @@ mod tests {
     }
 
     fn written(line: &Line) -> serde_json::Value {
-        let mut out = Vec::new();
+        let mut lines = Lines::default();
         let written = Written {
             at: SystemTime::UNIX_EPOCH,
             listener: &"entry".into(),
-            client: ([127, 0, 0, 1], 5000).into(),
+            client: "127.0.0.1:5000",
             line,
             status: StatusCode::BAD_GATEWAY,
             received: 0,
@@ -247,7 +281,8 @@ mod tests {
             took: Duration::from_micros(1500),
             ended: Ended::NodeGone,
         };
-        written.write(&mut out);
+        written.write(&mut lines);
+        let out = lines.bytes;
         assert_eq!(out.iter().filter(|&&byte| byte == b'\n').count(), 1);
         serde_json::from_slice(&out).expect("an access line is JSON")
     }
