@@ -87,13 +87,13 @@ async fn livez(State(admin): Shared) -> Response {
     }
 }
 
-/// Ready: it has a view of the cluster, however old, and is not leaving.
+/// Ready: it has a view of the cluster, however old, leaving nodes know of it, and it is not leaving itself.
 async fn readyz(State(admin): Shared) -> Response {
     if admin.draining.load(Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "leaving\n").into_response();
     }
     match ask(&admin, Question::Status).await {
-        Some(ViewStatus { has_view: true, .. }) => "ok\n".into_response(),
+        Some(ViewStatus { is_ready: true, .. }) => "ok\n".into_response(),
         Some(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the registry has not answered yet\n",

@@ -62,6 +62,8 @@ enum Event {
     Asked(Question),
     /// A core has applied what it was sent.
     Applied,
+    /// The balancer's own record is in the registry for the first time.
+    Announced,
     Due,
     Tick,
 }
@@ -74,8 +76,9 @@ pub(crate) enum Question {
 
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ViewStatus {
-    /// Whether the list of nodes comes from anywhere yet: the registry, the snapshot, or the configuration alone.
-    pub(crate) has_view: bool,
+    /// Whether there is a view to route by (from the registry, the snapshot, or the configuration alone), and leaving nodes know of this
+    /// balancer, if the registry answers.
+    pub(crate) is_ready: bool,
     pub(crate) registry: Option<RegistryStatus>,
 }
 
@@ -114,6 +117,7 @@ struct View {
     start: ViewStart,
     watch: Option<Watch<NodeRecord>>,
     announcement: Option<Announcement<BalancerRecord>>,
+    announced: bool,
     reports: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     probes: Arc<Semaphore>,
     batch: u64,
@@ -154,6 +158,7 @@ impl View {
             watch: start.registry.as_ref().map(Registry::watch),
             start,
             announcement: None,
+            announced: false,
             reports: mpsc::channel(PROBES_AT_ONCE),
             probes: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
             batch: 0,
@@ -209,6 +214,7 @@ impl View {
             event = next_of(&mut self.watch) => Event::Registry(event),
             () = until(due) => Event::Due,
             () = self.start.applied_changed.notified() => Event::Applied,
+            () = first_stored(&mut self.announcement, self.announced) => Event::Announced,
             Some(question) = self.start.questions.recv() => Event::Asked(question),
         }
     }
@@ -235,6 +241,7 @@ impl View {
                 .handle_addresses(now, service, &addresses),
             Event::Asked(question) => self.answer(question),
             Event::Applied => {}
+            Event::Announced => self.announced = true,
             Event::Due => self.start.membership.handle_timeout(now),
             Event::Tick => self.tick(),
         }
@@ -456,8 +463,10 @@ impl View {
             applied_revision: self.applied_revision.0,
             staleness_ms: self.heard_at.elapsed().as_millis() as u64,
         });
+        // A leaving node waits for the balancers whose records it sees: where the registry answers, traffic waits for the record.
+        let is_seen = self.announced || !self.connected;
         ViewStatus {
-            has_view: self.has_view,
+            is_ready: self.has_view && is_seen,
             registry,
         }
     }
@@ -480,6 +489,13 @@ async fn next_of(watch: &mut Option<Watch<NodeRecord>>) -> RegistryEvent<NodeRec
     match watch {
         Some(watch) => watch.next().await,
         None => pending().await,
+    }
+}
+
+async fn first_stored(announcement: &mut Option<Announcement<BalancerRecord>>, is_known: bool) {
+    match announcement {
+        Some(announcement) if !is_known => drop(announcement.stored().await),
+        _ => pending().await,
     }
 }
 
