@@ -5,6 +5,8 @@ pub(crate) mod http;
 pub(crate) mod tcp;
 pub(crate) mod upgrade;
 
+use std::time::Instant;
+
 use balancer_core::name::NodeId;
 
 use crate::{
@@ -24,7 +26,7 @@ pub(crate) async fn reach<T>(
     service.budget.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
-        let lease = service.pick(&mut tried).await?;
+        let lease = service.pick(Instant::now(), &mut tried).await?;
         tell(&lease, tries);
         match dial(&lease.upstream).await {
             Ok(reached) => return Ok((reached, lease)),

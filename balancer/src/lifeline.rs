@@ -6,14 +6,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
     time::{Duration, Instant},
 };
 
-use atomic_waker::AtomicWaker;
 use slab::Slab;
 
 /// How often a core looks at its connections; a timeout is late by at most this.
@@ -53,7 +52,10 @@ pub(crate) struct Lifeline {
     in_head: AtomicBool,
     since_ms: AtomicU64,
     order: AtomicU8,
-    waker: AtomicWaker,
+    /// Of the one task that drives the connection; it stays the same for as long as the connection lives.
+    waker: OnceLock<Waker>,
+    /// This core's clock, as of the last sweep: good enough for timeouts of seconds, and free to read.
+    clock: Arc<AtomicU64>,
 }
 
 impl Lifeline {
@@ -69,6 +71,11 @@ impl Lifeline {
         self.exchanges.fetch_sub(1, Relaxed);
     }
 
+    /// The connection showed life about now.
+    pub(crate) fn stir(&self) {
+        self.since_ms.store(self.clock.load(Relaxed), Relaxed);
+    }
+
     /// The connection showed life, at `now`.
     pub(crate) fn touch(&self, now: Instant) {
         self.since_ms.store(self.ms(now), Relaxed);
@@ -78,7 +85,7 @@ impl Lifeline {
     pub(crate) fn hear(&self) {
         let may_begin = self.exchanges.load(Relaxed) == 0 && !self.says_goodbye.load(Relaxed);
         if may_begin && !self.in_head.swap(true, Relaxed) {
-            self.touch(Instant::now());
+            self.stir();
         }
     }
 
@@ -110,16 +117,18 @@ impl Lifeline {
     /// Orders only ever become stricter.
     pub(crate) fn give(&self, order: Order) {
         self.order.fetch_max(order as u8, Relaxed);
-        self.waker.wake();
+        self.wake();
     }
 
     /// Has the connection's task look around.
     pub(crate) fn wake(&self) {
-        self.waker.wake();
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
     }
 
     pub(crate) fn register(&self, waker: &Waker) {
-        self.waker.register(waker);
+        self.waker.get_or_init(|| waker.clone());
     }
 
     fn sweep(&self, now: Instant) {
@@ -149,6 +158,7 @@ impl Lifeline {
 #[derive(Debug)]
 pub(crate) struct Lifelines {
     epoch: Instant,
+    clock: Arc<AtomicU64>,
     held: Mutex<Slab<Arc<Lifeline>>>,
 }
 
@@ -156,6 +166,7 @@ impl Lifelines {
     pub(crate) fn new(epoch: Instant) -> Arc<Self> {
         Arc::new(Self {
             epoch,
+            clock: Arc::default(),
             held: Mutex::default(),
         })
     }
@@ -170,7 +181,8 @@ impl Lifelines {
             in_head: AtomicBool::new(false),
             since_ms: AtomicU64::new(0),
             order: AtomicU8::new(Order::Live as u8),
-            waker: AtomicWaker::new(),
+            waker: OnceLock::new(),
+            clock: self.clock.clone(),
         });
         lifeline.touch(Instant::now());
         let place = self.lock().insert(lifeline.clone());
@@ -182,6 +194,8 @@ impl Lifelines {
     }
 
     pub(crate) fn sweep(&self, now: Instant) {
+        let age = now.saturating_duration_since(self.epoch).as_millis() as u64;
+        self.clock.store(age, Relaxed);
         for (_, lifeline) in self.lock().iter() {
             lifeline.sweep(now);
         }
@@ -227,9 +241,9 @@ mod tests {
         lines.sweep(start + Duration::from_secs(59));
         assert_eq!(held.lifeline.order(), Order::Live);
         held.lifeline.hear();
-        lines.sweep(start + Duration::from_secs(9));
+        lines.sweep(start + Duration::from_secs(68));
         assert_eq!(held.lifeline.order(), Order::Live);
-        lines.sweep(start + Duration::from_secs(11));
+        lines.sweep(start + Duration::from_secs(70));
         assert_eq!(held.lifeline.order(), Order::Cut);
     }
 

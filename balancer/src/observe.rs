@@ -145,6 +145,15 @@ impl Exchange {
         }
     }
 
+    /// The time of a try: of the first, it is when the exchange began, a moment ago.
+    pub(crate) fn time_of_try(&self, tries: u32) -> Instant {
+        if tries == 1 {
+            self.began
+        } else {
+            Instant::now()
+        }
+    }
+
     /// It goes to this node, for the n-th time in all.
     pub(crate) fn tried(&mut self, lease: &Lease, tries: u32) {
         self.note(|line| {

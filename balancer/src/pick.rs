@@ -95,8 +95,12 @@ impl Service {
     ///
     /// # Errors
     /// When none becomes available in time, or too many requests wait already.
-    pub(crate) async fn pick(&self, tried: &mut Vec<NodeId>) -> Result<Lease, PickError> {
-        if let Some(lease) = self.try_pick(tried) {
+    pub(crate) async fn pick(
+        &self,
+        now: Instant,
+        tried: &mut Vec<NodeId>,
+    ) -> Result<Lease, PickError> {
+        if let Some(lease) = self.try_pick(now, tried) {
             return Ok(lease);
         }
         let _place = self.queue()?;
@@ -106,7 +110,7 @@ impl Service {
             tokio::pin!(arrival);
             // Registered before the pool is looked at again, or an arrival in between would be missed.
             arrival.as_mut().enable();
-            if let Some(lease) = self.try_pick(tried) {
+            if let Some(lease) = self.try_pick(Instant::now(), tried) {
                 return Ok(lease);
             }
             if tokio::time::timeout_at(deadline, arrival).await.is_err() {
@@ -167,8 +171,7 @@ impl Service {
         }
     }
 
-    fn try_pick(&self, tried: &[NodeId]) -> Option<Lease> {
-        let now = Instant::now();
+    fn try_pick(&self, now: Instant, tried: &[NodeId]) -> Option<Lease> {
         let nanos = nanos(self.epoch, now);
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         let upstream = self.lock_pool().pick(nanos, &mut rng, tried)?;

@@ -118,17 +118,18 @@ fn exchange(
     let side_door = side_door.filter(|_| parts.version == Version::HTTP_11);
     let line = client.worker().log.is_on().then(|| line_of(&parts));
     let mut exchange = Exchange::begin(client.clone(), line);
-    let planned = plan(&client, side_door, parts, incoming, &mut exchange);
+    let mut planned = plan(&client, side_door, parts, incoming, &mut exchange);
     async move {
-        let walked = match planned {
-            Ok(Plan::Send(mut outgoing)) => send(&client, &mut outgoing, &mut exchange)
+        // Looked at where it lies: a request is too large to be moved for nothing.
+        let walked = match &mut planned {
+            Ok(Plan::Send(outgoing)) => send(&client, outgoing, &mut exchange)
                 .await
                 .map(Forwarded::Answered),
             // Boxed: it is rare, and would make the future of every other exchange larger.
             Ok(Plan::Upgrade(wish)) => {
-                Box::pin(upgrade::forward(&client, *wish, &mut exchange)).await
+                Box::pin(upgrade::forward(&client, wish, &mut exchange)).await
             }
-            Err(failure) => Err(failure),
+            Err(failure) => return Ok(rescue(failure, asks_grpc, exchange)),
         };
         Ok(match walked {
             Ok(Forwarded::Answered(answer)) => answer.into_response(exchange),
@@ -307,7 +308,9 @@ async fn send(
     service.budget.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
-        let mut lease = service.pick(&mut tried).await?;
+        let mut lease = service
+            .pick(exchange.time_of_try(tries), &mut tried)
+            .await?;
         exchange.tried(&lease, tries);
         let spare = outgoing.spare();
         let setback = match attempt(&service, &mut lease, outgoing).await {

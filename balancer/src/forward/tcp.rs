@@ -139,7 +139,7 @@ impl<'a> Relay<'a> {
         let up = self.to_node.poll(cx, self.client, self.node)?;
         let down = self.to_client.poll(cx, self.node, self.client)?;
         if self.to_node.moved + self.to_client.moved > moved_before {
-            lifeline.touch(Instant::now());
+            lifeline.stir();
         }
         if up.is_ready() && down.is_ready() {
             return Poll::Ready(Ok(Ended::TunnelClosed));

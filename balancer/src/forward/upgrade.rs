@@ -156,14 +156,14 @@ pub(crate) fn wish(
 /// Passes the handshake to a node and its answer back.
 pub(crate) async fn forward(
     client: &Arc<ClientConnection>,
-    wish: Wish,
+    wish: &mut Wish,
     exchange: &mut Exchange,
 ) -> Result<Forwarded, Failure> {
     let answer = shake_hands(client, &wish.service, &wish.parts, exchange).await?;
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Forwarded::Answered(answer));
     }
-    switch(client, &wish.service, wish.wanted, answer)
+    switch(client, &wish.service, &mut wish.wanted, answer)
 }
 
 /// Asks a node on a connection of its own. What it does with the question is its answer: a handshake is not asked twice.
@@ -211,7 +211,7 @@ fn request(parts: &Parts) -> Request<RequestBody> {
 fn switch(
     client: &Arc<ClientConnection>,
     service: &Service,
-    wanted: Wanted,
+    wanted: &mut Wanted,
     answer: Answer,
 ) -> Result<Forwarded, Failure> {
     let Answer {
@@ -222,7 +222,7 @@ fn switch(
     let on_node = hyper::upgrade::on(&mut response);
     let (mut parts, _) = response.into_parts();
     forwarded::response(&mut parts);
-    if let Some(expected) = wanted.accept {
+    if let Some(expected) = wanted.accept.take() {
         let accepted = parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
         if accepted.as_ref().map(HeaderValue::as_bytes) != Some(expected.as_bytes()) {
             return Err(Failure::BadHandshake);
@@ -240,7 +240,7 @@ fn switch(
             .lifelines
             .hold(Patience { head: idle, idle }),
         lease,
-        on_client: wanted.on_client,
+        on_client: wanted.on_client.clone(),
         on_node,
     };
     let answer = Response::from_parts(parts, ());
@@ -342,7 +342,7 @@ impl AsyncRead for Watched<'_> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.lifeline.touch(std::time::Instant::now());
+        self.lifeline.stir();
         Poll::Ready(Ok(()))
     }
 }
@@ -353,7 +353,7 @@ impl AsyncWrite for Watched<'_> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.lifeline.touch(std::time::Instant::now());
+        self.lifeline.stir();
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
