@@ -256,7 +256,7 @@ impl<C> Attended<C> {
         match self.lifeline.order() {
             Order::Live => {}
             Order::Cut => return Poll::Ready(None),
-            Order::Drain if self.drains => {}
+            Order::Drain if self.drains || !self.lifeline.may_drain() => {}
             Order::Drain => {
                 self.drains = true;
                 drain(self.connection.as_mut());

@@ -22,6 +22,9 @@ pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// dawdles does not hold up the leaving.
 pub(crate) const HEAD_WHILE_DRAINING: Duration = Duration::from_secs(1);
 
+/// How long an idle HTTP/1 connection stays open after it is known that it will be closed.
+const QUIET_WHILE_DRAINING: Duration = Duration::from_secs(1);
+
 /// How long a connection may do what.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
@@ -52,6 +55,7 @@ pub(crate) struct Lifeline {
     in_head: AtomicBool,
     since_ms: AtomicU64,
     order: AtomicU8,
+    drain_since_ms: AtomicU64,
     /// Of the one task that drives the connection; it stays the same for as long as the connection lives.
     waker: OnceLock<Waker>,
     /// This core's clock, as of the last sweep: good enough for timeouts of seconds, and free to read.
@@ -102,6 +106,18 @@ impl Lifeline {
         self.touch(Instant::now());
     }
 
+    /// Whether a connection that is to drain should begin to. HTTP/1 can say so only in an answer: closing an idle connection at once
+    /// would cross with a request that is on its way, so an idle one is given a moment to ask once more.
+    pub(crate) fn may_drain(&self) -> bool {
+        let is_idle = self.exchanges.load(Relaxed) == 0 && !self.is_in_head();
+        self.says_goodbye.load(Relaxed) || !is_idle || self.has_drained_for(QUIET_WHILE_DRAINING)
+    }
+
+    fn has_drained_for(&self, time: Duration) -> bool {
+        let since = self.drain_since_ms.load(Relaxed);
+        self.clock.load(Relaxed).saturating_sub(since) >= time.as_millis() as u64
+    }
+
     pub(crate) fn is_in_head(&self) -> bool {
         self.in_head.load(Relaxed)
     }
@@ -116,7 +132,9 @@ impl Lifeline {
 
     /// Orders only ever become stricter.
     pub(crate) fn give(&self, order: Order) {
-        self.order.fetch_max(order as u8, Relaxed);
+        if self.order.fetch_max(order as u8, Relaxed) == Order::Live as u8 {
+            self.drain_since_ms.store(self.clock.load(Relaxed), Relaxed);
+        }
         self.wake();
     }
 
@@ -132,6 +150,9 @@ impl Lifeline {
     }
 
     fn sweep(&self, now: Instant) {
+        if self.order() == Order::Drain && self.has_drained_for(QUIET_WHILE_DRAINING) {
+            self.wake();
+        }
         if self.exchanges.load(Relaxed) > 0 || self.order() == Order::Cut {
             return;
         }
@@ -181,6 +202,7 @@ impl Lifelines {
             in_head: AtomicBool::new(false),
             since_ms: AtomicU64::new(0),
             order: AtomicU8::new(Order::Live as u8),
+            drain_since_ms: AtomicU64::new(0),
             waker: OnceLock::new(),
             clock: self.clock.clone(),
         });
@@ -268,6 +290,24 @@ mod tests {
         assert_eq!(held.lifeline.order(), Order::Drain);
         lines.sweep(start + Duration::from_secs(62));
         assert_eq!(held.lifeline.order(), Order::Cut);
+    }
+
+    #[test]
+    fn an_idle_connection_may_ask_once_more_before_it_is_closed() {
+        let (lines, held, start) = one();
+        lines.sweep(start + Duration::from_secs(5));
+        lines.tell_all(Order::Drain);
+        assert!(!held.lifeline.may_drain());
+        lines.sweep(start + Duration::from_millis(5_900));
+        assert!(!held.lifeline.may_drain());
+        held.lifeline.begin();
+        assert!(
+            held.lifeline.may_drain(),
+            "its answer can say that it is the last"
+        );
+        held.lifeline.end(start + Duration::from_millis(5_950));
+        lines.sweep(start + Duration::from_millis(6_100));
+        assert!(held.lifeline.may_drain());
     }
 
     #[test]

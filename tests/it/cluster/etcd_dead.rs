@@ -85,8 +85,8 @@ async fn restart(cluster: &mut Cluster) {
     );
 }
 
-/// Nobody listens for a moment. A request that crosses the closing of its idle connection has no answer either, which a client
-/// of HTTP/1.1 has to expect (RFC 9112 section 9.3.1) and which happens to each connection once at most.
+/// Nobody listens for a moment: connections are refused, and one that the kernel completed just before is reset. Who was connected
+/// has been told with an answer that the connection ends.
 #[track_caller]
 fn only_absence_was_noticed(report: &Report) {
     let kinds = report.failures_by_kind();

@@ -217,7 +217,7 @@ async fn leaving_lets_work_end_and_closes_what_is_idle() {
     assert_eq!(
         idle.end().await,
         (Vec::new(), End::Closed),
-        "an idle connection is closed at once"
+        "an idle connection is closed after a moment in which it could have asked once more"
     );
     until("new connections to be refused", async || {
         tokio::net::TcpStream::connect(balancer.entry())
