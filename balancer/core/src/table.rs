@@ -108,11 +108,6 @@ impl<T> RouteTable<T> {
         let route_idx = hosts.find(host, path)?;
         self.targets.get(route_idx)
     }
-
-    /// Every target, in the order of the routes.
-    pub fn targets(&self) -> &[T] {
-        &self.targets
-    }
 }
 
 /// The routes of one listener.
@@ -432,7 +427,6 @@ mod tests {
         let table = RouteTable::build([(on(&[0, 2]), "x"), (on(&[1]), "y")]).expect("a table");
         let found = [0, 1, 2, 3].map(|listener_idx| table.find(listener_idx, "a", "/"));
         assert_eq!(found, [Some(&"x"), Some(&"y"), Some(&"x"), None]);
-        assert_eq!(table.targets(), ["x", "y"]);
     }
 
     #[test]
