@@ -3,12 +3,15 @@
 //! Time, bytes and randomness come in as arguments; what should happen comes out as a value.
 
 pub mod endpoint;
+pub mod flood;
 pub mod forwarded;
 pub mod health;
 mod host;
 pub mod load;
 pub mod membership;
+pub mod message;
 pub mod name;
+pub mod pace;
 pub mod picker;
 pub mod pool;
 pub mod preface;

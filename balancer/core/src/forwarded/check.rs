@@ -1,8 +1,12 @@
 //! Which requests are too ambiguous to pass on: two readers of the same head must not see two different requests.
 
-use http::{HeaderMap, HeaderValue, Version, header, request::Parts, uri::Scheme};
+use http::{Method, Version};
 
-use crate::host::HostPort;
+use super::Exchange;
+use crate::{
+    host::HostPort,
+    message::{Framing, Known, Request},
+};
 
 /// Why a request is refused with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,49 +19,50 @@ pub enum BadRequest {
     InvalidHost,
     #[error("the host differs from the one in the request target")]
     HostMismatch,
-    #[error("the request has both a content-length and a transfer-encoding")]
-    LengthAndEncoding,
     #[error("te other than trailers is not allowed in http/2")]
     InvalidTe,
+    #[error("a request to change the protocol has no body")]
+    UpgradeWithBody,
+    #[error("the target cannot be written in http/2")]
+    InvalidTarget,
 }
 
 /// Checks what RFC 9112 §3.2 and §6.1 and RFC 9113 §8.2.2 and §8.3.1 ask of a recipient, beyond what a parser sees.
-pub fn check_request(parts: &Parts) -> Result<(), BadRequest> {
-    check_host(parts)?;
-    check_framing(&parts.headers)?;
-    if parts.version == Version::HTTP_2 {
-        check_te(&parts.headers)?;
+pub fn check_request(head: &Request) -> Result<(), BadRequest> {
+    check_host(head)?;
+    if head.version == Version::HTTP_2 {
+        check_te(head)?;
+    } else if head.framing != Framing::Empty && Exchange::of(head) == Exchange::Upgrade {
+        // Where the body ends and the other protocol begins is what the two sides would have to agree about.
+        return Err(BadRequest::UpgradeWithBody);
     }
     Ok(())
 }
 
-fn check_host(parts: &Parts) -> Result<(), BadRequest> {
-    let host = only_host(&parts.headers)?.map(parse_host).transpose()?;
-    let target = parts
-        .uri
-        .authority()
-        .map(|it| parse(it.as_str()))
-        .transpose()?;
+fn check_host(head: &Request) -> Result<(), BadRequest> {
+    let host = only_host(head)?.map(parse_host).transpose()?;
+    let target = head.authority().map(parse).transpose()?;
+    let needs_field = head.version == Version::HTTP_11;
     match (host, target) {
-        (None, None) if parts.version >= Version::HTTP_11 => Err(BadRequest::MissingHost),
-        (None, Some(_)) if parts.version == Version::HTTP_11 => Err(BadRequest::MissingHost),
-        (Some(host), Some(target)) if !host.same_place(&target, port_default(parts)) => {
+        (None, None) if head.version >= Version::HTTP_11 => Err(BadRequest::MissingHost),
+        (None, Some(_)) if needs_field => Err(BadRequest::MissingHost),
+        (Some(host), Some(target)) if !host.same_place(&target, port_default(head)) => {
             Err(BadRequest::HostMismatch)
         }
         _ => Ok(()),
     }
 }
 
-fn only_host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, BadRequest> {
-    let mut lines = headers.get_all(header::HOST).iter();
+fn only_host(head: &Request) -> Result<Option<&[u8]>, BadRequest> {
+    let mut lines = head.fields.all(Known::Host);
     match (lines.next(), lines.next()) {
         (_, Some(_)) => Err(BadRequest::DuplicateHost),
         (host, None) => Ok(host),
     }
 }
 
-fn parse_host(value: &HeaderValue) -> Result<HostPort<'_>, BadRequest> {
-    parse(value.to_str().map_err(|_| BadRequest::InvalidHost)?)
+fn parse_host(value: &[u8]) -> Result<HostPort<'_>, BadRequest> {
+    parse(std::str::from_utf8(value).map_err(|_| BadRequest::InvalidHost)?)
 }
 
 /// User information in a target is refused with the rest, as RFC 9110 §4.2.4 advises: it is there to deceive.
@@ -65,26 +70,18 @@ fn parse(text: &str) -> Result<HostPort<'_>, BadRequest> {
     HostPort::parse(text).ok_or(BadRequest::InvalidHost)
 }
 
-fn port_default(parts: &Parts) -> &'static str {
-    if parts.uri.scheme() == Some(&Scheme::HTTPS) {
+/// Of the scheme in the target; a `CONNECT` has none and always names its port.
+fn port_default(head: &Request) -> &'static str {
+    if head.is_https_target && head.method != Method::CONNECT {
         "443"
     } else {
         "80"
     }
 }
 
-fn check_framing(headers: &HeaderMap) -> Result<(), BadRequest> {
-    if headers.contains_key(header::CONTENT_LENGTH)
-        && headers.contains_key(header::TRANSFER_ENCODING)
-    {
-        return Err(BadRequest::LengthAndEncoding);
-    }
-    Ok(())
-}
-
-fn check_te(headers: &HeaderMap) -> Result<(), BadRequest> {
-    let is_trailers = |it: &HeaderValue| it.as_bytes().eq_ignore_ascii_case(b"trailers");
-    if headers.get_all(header::TE).iter().all(is_trailers) {
+fn check_te(head: &Request) -> Result<(), BadRequest> {
+    let is_trailers = |it: &[u8]| it.eq_ignore_ascii_case(b"trailers");
+    if head.fields.all(Known::Te).all(is_trailers) {
         Ok(())
     } else {
         Err(BadRequest::InvalidTe)
@@ -94,7 +91,6 @@ fn check_te(headers: &HeaderMap) -> Result<(), BadRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Request;
 
     #[test]
     fn a_request_names_one_host() {
@@ -169,14 +165,16 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_body_is_said_once() {
-        let both = [
+    fn a_change_of_protocol_brings_no_body() {
+        let asks = [
             ("host", "a"),
-            ("content-length", "3"),
-            ("transfer-encoding", "chunked"),
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
         ];
-        http1("/", &both, Err(BadRequest::LengthAndEncoding));
-        http1("/", &both[..2], Ok(()));
+        let mut head = request(Version::HTTP_11, "/", &asks);
+        assert_eq!(check_request(&head), Ok(()));
+        head.framing = Framing::Length(3);
+        assert_eq!(check_request(&head), Err(BadRequest::UpgradeWithBody));
     }
 
     #[test]
@@ -205,16 +203,24 @@ mod tests {
         headers: &[(&str, &str)],
         expected: Result<(), BadRequest>,
     ) {
-        let mut request = Request::builder().version(version).uri(target);
-        for (name, value) in headers {
-            let value = HeaderValue::from_bytes(value.as_bytes()).expect("a header value");
-            request = request.header(*name, value);
-        }
-        let parts = request.body(()).expect("a request").into_parts().0;
+        let head = request(version, target, headers);
         assert_eq!(
-            check_request(&parts),
+            check_request(&head),
             expected,
             "{version:?} {target} {headers:?}"
         );
+    }
+
+    fn request(version: Version, target: &str, headers: &[(&str, &str)]) -> Request {
+        let (scheme, authority) = match target.split_once("://") {
+            Some((scheme, rest)) => (scheme, rest.strip_suffix('/')),
+            None => ("http", None),
+        };
+        let mut head = Request::new(Method::GET, version, authority.map(str::as_bytes), b"/");
+        head.is_https_target = scheme == "https";
+        for (name, value) in headers {
+            head.fields.push(name.as_bytes(), value.as_bytes());
+        }
+        head
     }
 }

@@ -1,11 +1,10 @@
 //! The ids by which one request is found again: `X-Request-Id`, and `traceparent` of W3C Trace Context level 1.
 
-use fastrand::Rng;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::fmt;
 
-pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+use fastrand::Rng;
+
+use crate::message::{Fields, Known};
 
 /// A proxy's id of this length is believed, a longer one replaced: it is logged, and logs are read by people.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -16,67 +15,110 @@ const TRACEPARENT_BYTES: usize = 2 + 1 + 32 + 1 + 16 + 1 + 2;
 /// The one flag that level 1 knows; it asks senders to clear the others (§3.2.2.5).
 const SAMPLED: u8 = 0x01;
 
-/// The id under which client, balancer and node know one request.
+/// The ids under which client, balancer and node know one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(HeaderValue);
+pub struct Trace {
+    pub request_id: RequestId,
+    pub trace_id: u128,
+    /// This hop's own id within the trace, which the node sees as its parent.
+    pub span_id: u64,
+    /// The id of whoever sent the request, if it is part of a trace.
+    pub parent_id: Option<u64>,
+    /// Whoever began the trace wants it recorded.
+    pub is_sampled: bool,
+}
 
-impl RequestId {
-    pub fn as_str(&self) -> &str {
-        // Both kinds are visible ASCII: a proxy's was checked, and ours is made of digits.
-        self.0.to_str().unwrap_or_default()
+/// The id that is written in `X-Request-Id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestId {
+    /// Made here: 32 hexadecimal digits.
+    Fresh(u128),
+    /// A trusted proxy's own.
+    Kept(Box<str>),
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fresh(number) => {
+                let mut text = [0; 32];
+                write_hex(&mut text, *number);
+                f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+            }
+            Self::Kept(text) => f.write_str(text),
+        }
     }
 }
 
-impl From<RequestId> for HeaderValue {
-    fn from(id: RequestId) -> Self {
-        id.0
+impl RequestId {
+    /// Appends the id as the access log writes it; the quick way around `Display`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Fresh(number) => {
+                let mut text = [0; 32];
+                write_hex(&mut text, *number);
+                out.extend_from_slice(&text);
+            }
+            Self::Kept(text) => out.extend_from_slice(text.as_bytes()),
+        }
     }
 }
 
 /// Marks the request. A request that comes without ids gets one number for both, so that there is one thing to look for.
-pub(super) fn mark(headers: &mut HeaderMap, trusted: bool, rng: &mut Rng) -> RequestId {
+pub(super) fn mark(fields: &mut Fields, trusted: bool, rng: &mut Rng) -> Trace {
     let fresh = rng.u128(1..);
-    trace(headers, fresh, rng.u64(1..));
-    request_id(headers, trusted, fresh)
-}
-
-fn request_id(headers: &mut HeaderMap, trusted: bool, fresh: u128) -> RequestId {
-    if let Some(kept) = headers
-        .get(&X_REQUEST_ID)
-        .filter(|it| trusted && is_request_id(it))
-    {
-        return RequestId(kept.clone());
+    let span_id = rng.u64(1..);
+    let incoming = incoming(fields);
+    if incoming.is_none() {
+        // The state belongs to a trace that ends here (§3.3).
+        fields.remove(Known::Tracestate);
     }
-    let id = RequestId(hex_value(fresh));
-    headers.insert(&X_REQUEST_ID, id.0.clone());
-    id
+    let trace_id = incoming.as_ref().map_or(fresh, |it| it.trace_id);
+    // Who samples is the client's or the nodes' business unless the client said nothing.
+    let flags = incoming.as_ref().map_or(0, |it| it.flags);
+    fields.set(Known::Traceparent, &traceparent(trace_id, span_id, flags));
+    Trace {
+        request_id: request_id(fields, trusted, fresh),
+        trace_id,
+        span_id,
+        parent_id: incoming.map(|it| it.parent_id),
+        is_sampled: flags & SAMPLED != 0,
+    }
 }
 
-fn is_request_id(value: &HeaderValue) -> bool {
-    let bytes = value.as_bytes();
+/// What a client's `traceparent` says.
+#[derive(Debug, PartialEq, Eq)]
+struct Incoming {
+    trace_id: u128,
+    parent_id: u64,
+    flags: u8,
+}
+
+fn request_id(fields: &mut Fields, trusted: bool, fresh: u128) -> RequestId {
+    let kept = fields
+        .get(Known::XRequestId)
+        .filter(|it| trusted && is_request_id(it))
+        .and_then(|it| std::str::from_utf8(it).ok());
+    if let Some(kept) = kept {
+        return RequestId::Kept(kept.into());
+    }
+    let mut text = [0; 32];
+    write_hex(&mut text, fresh);
+    fields.set(Known::XRequestId, &text);
+    RequestId::Fresh(fresh)
+}
+
+fn is_request_id(bytes: &[u8]) -> bool {
     (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
 }
 
-/// Continues the client's trace, or starts one that is not sampled: who samples is the nodes' business.
-fn trace(headers: &mut HeaderMap, fresh: u128, parent_id: u64) {
-    let (trace_id, flags) = incoming(headers).unwrap_or_else(|| {
-        // The state belongs to a trace that ends here (§3.3).
-        headers.remove(&TRACESTATE);
-        (fresh, 0)
-    });
-    headers.insert(&TRACEPARENT, traceparent(trace_id, parent_id, flags));
-}
-
-fn incoming(headers: &HeaderMap) -> Option<(u128, u8)> {
-    let mut lines = headers.get_all(&TRACEPARENT).iter();
-    match (lines.next(), lines.next()) {
-        (Some(only), None) => parse_traceparent(only.as_bytes()),
-        _ => None,
-    }
+/// What the only line says; several contradict each other.
+fn incoming(fields: &Fields) -> Option<Incoming> {
+    parse_traceparent(fields.only(Known::Traceparent)?)
 }
 
 /// The trace id and the flags; a later version is read as far as this one is known (§3.2.4).
-fn parse_traceparent(bytes: &[u8]) -> Option<(u128, u8)> {
+fn parse_traceparent(bytes: &[u8]) -> Option<Incoming> {
     let (known, rest) = bytes.split_at_checked(TRACEPARENT_BYTES)?;
     let version = hex(&known[..2])?;
     let ends_well = rest.is_empty() || (version > 0 && rest[0] == b'-');
@@ -85,27 +127,21 @@ fn parse_traceparent(bytes: &[u8]) -> Option<(u128, u8)> {
         return None;
     }
     let trace_id = hex(&known[3..35]).filter(|&it| it != 0)?;
-    hex(&known[36..52]).filter(|&it| it != 0)?;
+    let parent_id = hex(&known[36..52]).filter(|&it| it != 0)? as u64;
     let flags = hex(&known[53..])? as u8;
-    Some((trace_id, flags & SAMPLED))
+    Some(Incoming {
+        trace_id,
+        parent_id,
+        flags: flags & SAMPLED,
+    })
 }
 
-fn traceparent(trace_id: u128, parent_id: u64, flags: u8) -> HeaderValue {
+fn traceparent(trace_id: u128, span_id: u64, flags: u8) -> [u8; TRACEPARENT_BYTES] {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     write_hex(&mut text[3..35], trace_id);
-    write_hex(&mut text[36..52], parent_id.into());
+    write_hex(&mut text[36..52], span_id.into());
     write_hex(&mut text[53..], flags.into());
-    value(&text)
-}
-
-fn hex_value(number: u128) -> HeaderValue {
-    let mut text = [0; 32];
-    write_hex(&mut text, number);
-    value(&text)
-}
-
-fn value(digits: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(digits).expect("digits and dashes are valid in a header")
+    text
 }
 
 /// Lower-case digits only, as the recommendation demands; the callers' slices hold at most 32 of them.
@@ -138,10 +174,10 @@ mod tests {
 
     #[test]
     fn a_request_without_ids_gets_one_number_for_both() {
-        let headers = marked(&[], false);
-        let id = headers[&X_REQUEST_ID].to_str().expect("ASCII");
+        let fields = marked(&[], false);
+        let id = only(&fields, Known::XRequestId);
         assert_eq!(id.len(), 32);
-        let trace = headers[&TRACEPARENT].to_str().expect("ASCII");
+        let trace = only(&fields, Known::Traceparent);
         assert!(
             trace.starts_with(&format!("00-{id}-")) && trace.ends_with("-00"),
             "{trace}"
@@ -151,7 +187,7 @@ mod tests {
     #[test]
     fn a_request_id_is_kept_from_a_trusted_proxy_only() {
         let id = |value: &str, trusted| {
-            marked(&[("x-request-id", value)], trusted)[&X_REQUEST_ID].clone()
+            only(&marked(&[("x-request-id", value)], trusted), Known::XRequestId)
         };
         assert_eq!(id("abc-1", true), "abc-1");
         assert_ne!(id("abc-1", false), "abc-1");
@@ -163,8 +199,8 @@ mod tests {
 
     #[test]
     fn several_request_ids_become_one() {
-        let headers = marked(&[("x-request-id", "a"), ("x-request-id", "b")], false);
-        assert_eq!(headers.get_all(&X_REQUEST_ID).iter().count(), 1);
+        let fields = marked(&[("x-request-id", "a"), ("x-request-id", "b")], false);
+        assert_eq!(fields.all(Known::XRequestId).count(), 1);
     }
 
     #[test]
@@ -195,45 +231,49 @@ mod tests {
     }
 
     fn continues(incoming: &str, flags: &str) {
-        let headers = marked(&[("traceparent", incoming), ("tracestate", "v=1")], false);
-        let outgoing = headers[&TRACEPARENT].to_str().expect("ASCII");
+        let fields = marked(&[("traceparent", incoming), ("tracestate", "v=1")], false);
+        let outgoing = only(&fields, Known::Traceparent);
         assert!(outgoing.starts_with(&format!("00-{TRACE}-")), "{outgoing}");
         assert!(outgoing.ends_with(&format!("-{flags}")), "{outgoing}");
         assert!(
             !outgoing.contains("00f067aa0ba902b7"),
             "the parent is this hop: {outgoing}"
         );
-        assert_eq!(headers[&TRACESTATE], "v=1");
+        assert_eq!(only(&fields, Known::Tracestate), "v=1");
     }
 
     fn restarts(incoming: &[&str]) {
         let mut given = vec![("tracestate", "v=1")];
         given.extend(incoming.iter().map(|&it| ("traceparent", it)));
-        let headers = marked(&given, true);
-        let outgoing = headers[&TRACEPARENT].to_str().expect("ASCII");
+        let fields = marked(&given, true);
+        let outgoing = only(&fields, Known::Traceparent);
         assert!(
             !outgoing.contains(TRACE) && outgoing.ends_with("-00"),
             "{incoming:?} became {outgoing}"
         );
-        assert_eq!(headers.get_all(&TRACEPARENT).iter().count(), 1);
-        assert!(!headers.contains_key(&TRACESTATE));
+        assert!(!fields.has(Known::Tracestate));
     }
 
-    fn marked(given: &[(&'static str, &str)], trusted: bool) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn marked(given: &[(&str, &str)], trusted: bool) -> Fields {
+        let mut fields = Fields::default();
         for (name, value) in given {
-            headers.append(*name, value.parse().expect("a header value"));
+            fields.push(name.as_bytes(), value.as_bytes());
         }
-        let id = mark(&mut headers, trusted, &mut Rng::with_seed(7));
-        assert_eq!(headers[&X_REQUEST_ID], id.as_str());
-        headers
+        let trace = mark(&mut fields, trusted, &mut Rng::with_seed(7));
+        assert_eq!(only(&fields, Known::XRequestId), trace.request_id.to_string());
+        fields
+    }
+
+    fn only(fields: &Fields, known: Known) -> String {
+        let value = fields.only(known).expect("one line of it");
+        String::from_utf8(value.to_vec()).expect("ASCII")
     }
 
     proptest! {
         #[test]
         fn what_is_written_can_be_read(trace_id in 1u128.., parent_id in 1u64.., flags in 0..=SAMPLED) {
             let text = traceparent(trace_id, parent_id, flags);
-            prop_assert_eq!(parse_traceparent(text.as_bytes()), Some((trace_id, flags)));
+            prop_assert_eq!(parse_traceparent(&text), Some(Incoming { trace_id, parent_id, flags }));
         }
 
         #[test]
