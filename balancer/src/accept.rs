@@ -3,7 +3,6 @@
 use std::{
     io,
     net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -17,16 +16,16 @@ use balancer_core::{
     name::ListenerName,
 };
 use bytes::Bytes;
-use http::uri::Scheme;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     config::{self, ListenerProtocol},
     detect::{self, Spoken},
-    forward::{self, tcp},
-    lifeline::{Held, Lifeline, Order, Patience},
+    forward::tcp,
+    lifeline::{Held, Lifeline},
     observe::ListenerMetrics,
-    rescue,
+    rescue, serve,
+    stream::Stream,
     worker::Worker,
 };
 
@@ -101,19 +100,23 @@ fn admit(
     Ok(())
 }
 
-async fn serve(client: ClientConnection, mut stream: TcpStream) {
+async fn serve(client: ClientConnection, mut socket: TcpStream) {
     let client = Arc::new(client);
     let service = client.listener.policy.service;
     if let (ListenerProtocol::Tcp, Some(service)) = (client.listener.policy.protocol, service) {
+        let stream = Stream::Plain(socket);
         return Box::pin(tcp::forward(client, stream, Bytes::new(), service)).await;
     }
     // What is over soon, or is not what most connections do, is boxed: this future lives as long as the client stays.
-    let spoken = Box::pin(detect::detect(&client, &mut stream)).await;
+    let spoken = Box::pin(detect::detect(&client, &mut socket)).await;
+    let stream = Stream::Plain(socket);
     match (spoken, service) {
-        (Ok(Spoken::Http1(first)), _) => forward::http::serve_http1(client, stream, first).await,
-        (Ok(Spoken::Http2(first)), _) => forward::http::serve_http2(client, stream, first).await,
+        (Ok(Spoken::Http1(first)), _) => serve::serve_http1(client, stream, first).await,
+        (Ok(Spoken::Http2(first)), _) => {
+            Box::pin(serve::serve_http2(client, stream, first.freeze())).await;
+        }
         (Ok(Spoken::Opaque(first) | Spoken::Tls(first)), Some(service)) => {
-            Box::pin(tcp::forward(client, stream, first, service)).await;
+            Box::pin(tcp::forward(client, stream, first.freeze(), service)).await;
         }
         (Ok(Spoken::Opaque(_)), None) => {
             client.listener.metrics.preface_refused.increment(1);
@@ -174,13 +177,9 @@ impl ClientConnection {
         permit: Permit,
     ) -> Self {
         let trusted = listener.trusted().contains(address.ip());
-        let patience = Patience {
-            head: listener.policy.request_head_timeout,
-            idle: listener.policy.idle_timeout,
-        };
         Self {
-            hop: Hop::new(address.ip(), &Scheme::HTTP, trusted),
-            held: worker.lifelines.hold(patience),
+            hop: Hop::new(address.ip(), false, trusted),
+            held: worker.lifelines.hold(),
             address_text: if worker.log.is_on() {
                 address.to_string().into()
             } else {
@@ -211,58 +210,6 @@ impl ClientConnection {
 
     pub(crate) fn lifeline(&self) -> &Arc<Lifeline> {
         &self.held.lifeline
-    }
-}
-
-/// A connection's driver under the eyes of its lifeline: told to drain once, dropped when cut.
-pub(crate) struct Attended<C> {
-    connection: Pin<Box<C>>,
-    lifeline: Arc<Lifeline>,
-    drains: bool,
-}
-
-/// How a driver stopped.
-pub(crate) enum Stopped<C, T> {
-    Ended(T),
-    Cut(Pin<Box<C>>),
-}
-
-impl<C> Attended<C> {
-    pub(crate) fn new(connection: C, lifeline: Arc<Lifeline>) -> Self {
-        Self {
-            connection: Box::pin(connection),
-            lifeline,
-            drains: false,
-        }
-    }
-
-    /// Drives the connection; `drain` tells it to finish what it has and take nothing new.
-    pub(crate) async fn run<T>(mut self, drain: impl Fn(Pin<&mut C>)) -> Stopped<C, T>
-    where
-        C: Future<Output = T>,
-    {
-        let ended = std::future::poll_fn(|cx| self.poll(cx, &drain)).await;
-        match ended {
-            Some(output) => Stopped::Ended(output),
-            None => Stopped::Cut(self.connection),
-        }
-    }
-
-    fn poll<T>(&mut self, cx: &mut Context<'_>, drain: impl Fn(Pin<&mut C>)) -> Poll<Option<T>>
-    where
-        C: Future<Output = T>,
-    {
-        self.lifeline.register(cx.waker());
-        match self.lifeline.order() {
-            Order::Live => {}
-            Order::Cut => return Poll::Ready(None),
-            Order::Drain if self.drains || !self.lifeline.may_drain() => {}
-            Order::Drain => {
-                self.drains = true;
-                drain(self.connection.as_mut());
-            }
-        }
-        self.connection.as_mut().poll(cx).map(Some)
     }
 }
 

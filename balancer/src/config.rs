@@ -113,6 +113,14 @@ pub struct Listener {
     pub max_head_bytes: usize,
     /// The most fields the head of a request may have. Default: 100.
     pub max_headers: usize,
+    /// The least that the body of a request must bring, in bytes per second on average. Default: 500; 0 asks for nothing.
+    pub min_body_rate: u64,
+    /// How long a body may be slower than that. Default: 10 s.
+    #[serde(serialize_with = "humantime_serde::serialize")]
+    pub min_body_rate_grace: Duration,
+    /// How long a client may take none of what is sent to it. Default: 60 s.
+    #[serde(serialize_with = "humantime_serde::serialize")]
+    pub send_timeout: Duration,
     /// Whose word about the client counts. Default: nobody's.
     pub trusted_proxies: Trusted,
 }
@@ -160,6 +168,11 @@ pub struct Service {
     /// How long an endpoint may take to send the head of its response once it has the request. Default: 60 s.
     #[serde(serialize_with = "humantime_serde::serialize")]
     pub response_head_timeout: Duration,
+    /// How long an endpoint may send nothing of a response that has begun. Default: 5 min.
+    #[serde(serialize_with = "humantime_serde::serialize")]
+    pub stream_idle_timeout: Duration,
+    /// How much of a request's body is kept so that it can be sent to another endpoint, in bytes. Default: 65,536; 0 keeps none.
+    pub replay_max_bytes: usize,
     /// How long a connection to an endpoint is kept unused. Default: 60 s.
     #[serde(serialize_with = "humantime_serde::serialize")]
     pub idle_timeout: Duration,

@@ -3,7 +3,7 @@
 use std::io;
 
 use balancer_core::preface::{self, Preface};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use thiserror::Error;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -16,10 +16,10 @@ const FIRST_READ: usize = 2048;
 /// A protocol and the bytes that gave it away.
 #[derive(Debug)]
 pub(crate) enum Spoken {
-    Http1(Bytes),
-    Http2(Bytes),
-    Tls(Bytes),
-    Opaque(Bytes),
+    Http1(BytesMut),
+    Http2(BytesMut),
+    Tls(BytesMut),
+    Opaque(BytesMut),
 }
 
 #[derive(Debug, Error)]
@@ -49,15 +49,15 @@ pub(crate) async fn detect(
     } else {
         policy.detect_timeout
     };
-    let mut first = BytesMut::with_capacity(FIRST_READ);
+    let mut first = BytesMut::new();
     let read = tokio::time::timeout(timeout, read_preface(stream, &mut first));
     let read = tokio::select! {
         read = read => read,
         () = out_of_time(&client.worker().stop) => return Err(DetectError::Leaving),
     };
     match read {
-        Ok(spoken) => Ok(spoken?(first.freeze())),
-        Err(_) if policy.service.is_some() => Ok(Spoken::Opaque(first.freeze())),
+        Ok(spoken) => Ok(spoken?(first)),
+        Err(_) if policy.service.is_some() => Ok(Spoken::Opaque(first)),
         Err(_) => Err(DetectError::Slow),
     }
 }
@@ -71,8 +71,11 @@ async fn out_of_time(stop: &CancellationToken) {
 async fn read_preface(
     stream: &mut TcpStream,
     first: &mut BytesMut,
-) -> Result<fn(Bytes) -> Spoken, DetectError> {
+) -> Result<fn(BytesMut) -> Spoken, DetectError> {
     loop {
+        // A client that says nothing takes no buffer.
+        stream.readable().await?;
+        first.reserve(FIRST_READ);
         if stream.read_buf(first).await? == 0 {
             return Err(DetectError::Closed);
         }

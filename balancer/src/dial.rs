@@ -3,37 +3,58 @@
 //! Each core keeps its own, so that a request never leaves its core. A connection to a node that is leaving is closed from this
 //! side as soon as its last exchange ends; that is what lets the node go without cutting anybody.
 
+mod shared;
+
 use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use balancer_core::endpoint::{Endpoint, Member};
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use balancer_core::{
+    endpoint::{Endpoint, Member},
+    message::{BadHead, Limits, Request, Response, parse_response, write_request},
+};
+use bytes::BytesMut;
+use http::Method;
 use metrics::Counter;
 use thiserror::Error;
-use tokio::net::TcpStream;
 
-use crate::{forward::body::RequestBody, net, stream::NodeStream};
-
-/// Streams on one HTTP/2 connection to a node before another is dialled; servers commonly allow 100 to 250.
-const STREAMS_PER_CONNECTION: usize = 100;
-
-/// How often an HTTP/2 connection to a node is asked whether it still lives, and how long it may take to answer.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+use self::shared::{Place, Shared};
+use crate::{
+    net,
+    side::{
+        HeadError, Http1, Http2, ReadError, Side, framing_on_http1, request_to_http2,
+        response_from_http2,
+    },
+    stream::Stream,
+};
 
 #[derive(Debug, Error)]
 pub(crate) enum DialError {
     #[error("connecting: {0}")]
     Connect(#[from] io::Error),
-    #[error("beginning http: {0}")]
-    Handshake(#[from] hyper::Error),
+    #[error("beginning http/2: {0}")]
+    Handshake(#[from] h2::Error),
+}
+
+/// Why a node did not answer a request that was sent to it.
+#[derive(Debug, Error)]
+pub(crate) enum AskError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the connection was closed without an answer")]
+    Closed,
+    #[error("its answer is not valid: {0}")]
+    Head(#[from] BadHead),
+    #[error("it switched protocols without being asked")]
+    Unasked,
+    #[error("http/2: {0}")]
+    Http2(#[from] h2::Error),
 }
 
 /// The parts of a service's policy that matter here.
@@ -42,7 +63,7 @@ pub(crate) struct DialPolicy {
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) idle_max: usize,
-    pub(crate) head_bytes_max: usize,
+    pub(crate) head: Limits,
 }
 
 /// One core's connections to one endpoint.
@@ -58,40 +79,22 @@ pub(crate) struct Upstream {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    connection: Http1,
     since: Instant,
 }
 
+/// A connection lent for one exchange, or a stream of one.
 #[derive(Debug)]
-struct Shared {
-    sender: http2::SendRequest<RequestBody>,
-    streams: AtomicUsize,
-    idle_since: Mutex<Instant>,
-}
-
-/// A connection lent for one exchange.
-#[derive(Debug)]
-pub(crate) enum Connection {
-    Http1 {
-        sender: http1::SendRequest<RequestBody>,
-        /// It carried an exchange before: its end says nothing about the node's health.
-        reused: bool,
-    },
-    Http2(Stream),
-}
-
-/// One stream's place on a shared connection.
-#[derive(Debug)]
-pub(crate) struct Stream(Arc<Shared>);
-
-impl Connection {
-    pub(crate) fn is_reused(&self) -> bool {
-        match self {
-            Self::Http1 { reused, .. } => *reused,
-            // A shared connection that fails before it takes the request was closed by the node some time ago.
-            Self::Http2(_) => true,
-        }
-    }
+pub(crate) struct Node {
+    pub(crate) side: Side,
+    /// It carried an exchange before: its end says nothing about the node's health.
+    is_reused: bool,
+    /// The node said that it will close the connection after this answer.
+    closes: bool,
+    limits: Limits,
+    method: Method,
+    answer: Option<h2::client::ResponseFuture>,
+    _place: Option<Place>,
 }
 
 impl Member for Upstream {
@@ -127,98 +130,77 @@ impl Upstream {
         lock(&self.shared).clear();
     }
 
+    /// A connection that speaks HTTP/1.1, idle or new.
+    ///
     /// # Errors
     /// When no connection idles and none can be made.
-    pub(crate) async fn http1(&self) -> Result<Connection, DialError> {
-        if let Some(sender) = self.take_idle() {
-            return Ok(Connection::Http1 {
-                sender,
-                reused: true,
-            });
+    pub(crate) async fn http1(&self) -> Result<Node, DialError> {
+        if let Some(connection) = self.take_idle() {
+            return Ok(self.node(connection, true));
         }
-        // Boxed, as below: dialling is rare, and its future is larger than all the rest of an exchange.
-        let sender = Box::pin(self.tunnel()).await?;
-        Ok(Connection::Http1 {
-            sender,
-            reused: false,
-        })
+        // Boxed: dialling is rare, and its future is larger than all the rest of an exchange.
+        Box::pin(self.fresh()).await
     }
 
     /// A connection that nobody used before: what is asked on it may turn it into a tunnel.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(crate) async fn tunnel(&self) -> Result<http1::SendRequest<RequestBody>, DialError> {
+    pub(crate) async fn fresh(&self) -> Result<Node, DialError> {
         let stream = self.connect().await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(self.policy.head_bytes_max)
-            .handshake(TokioIo::new(NodeStream(stream)))
-            .await?;
-        tokio::spawn(async move {
-            if let Err(err) = connection.with_upgrades().await {
-                tracing::debug!(%err, "connection to a node ended");
-            }
-        });
-        Ok(sender)
+        Ok(self.node(Http1::new(stream, BytesMut::new()), false))
     }
 
+    /// A place on a connection that speaks HTTP/2.
+    ///
     /// # Errors
     /// When no shared connection has room and none can be made.
-    pub(crate) async fn http2(&self) -> Result<Connection, DialError> {
-        if let Some(stream) = self.join_shared() {
-            return Ok(Connection::Http2(stream));
+    pub(crate) async fn http2(&self) -> Result<Streams, DialError> {
+        if let Some(place) = self.join_shared() {
+            return Ok(Streams {
+                place,
+                is_reused: true,
+            });
         }
         Box::pin(self.multiplexed()).await
     }
 
-    async fn multiplexed(&self) -> Result<Connection, DialError> {
+    async fn multiplexed(&self) -> Result<Streams, DialError> {
         let stream = self.connect().await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(1 << 18)
-            .initial_connection_window_size(1 << 20)
-            .max_header_list_size(u32::try_from(self.policy.head_bytes_max).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(NodeStream(stream)))
-            .await?;
-        tokio::spawn(async move {
-            if let Err(err) = connection.await {
-                tracing::debug!(%err, "connection to a node ended");
-            }
-        });
-        let shared = Arc::new(Shared {
-            sender,
-            streams: AtomicUsize::new(0),
-            idle_since: Mutex::new(Instant::now()),
-        });
-        let stream = Stream::begin(&shared);
+        let shared = shared::open(stream, self.policy.head).await?;
+        let place = Place::take(&shared);
         if !self.is_retired() {
             lock(&self.shared).push(shared);
         }
-        Ok(Connection::Http2(stream))
+        Ok(Streams {
+            place,
+            is_reused: false,
+        })
     }
 
     /// A bare connection, for bytes that are not HTTP.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(crate) async fn connect(&self) -> Result<TcpStream, DialError> {
-        let stream = net::connect(self.endpoint.address, self.policy.connect_timeout).await?;
+    pub(crate) async fn connect(&self) -> Result<Stream, DialError> {
+        let socket = net::connect(self.endpoint.address, self.policy.connect_timeout).await?;
         self.made.increment(1);
-        Ok(stream)
+        Ok(Stream::Plain(socket))
     }
 
     /// Takes back a connection whose exchange has ended cleanly.
-    pub(crate) fn give_back(&self, connection: Connection) {
-        let Connection::Http1 { sender, .. } = connection else {
+    pub(crate) fn give_back(&self, node: Node) {
+        let Side::Http1(mut connection) = node.side else {
             return;
         };
+        if node.closes || !connection.is_quiet() {
+            return;
+        }
+        connection.rest();
         let mut idle = lock(&self.idle);
-        if !self.is_retired() && !sender.is_closed() && idle.len() < self.policy.idle_max {
+        if !self.is_retired() && idle.len() < self.policy.idle_max {
             idle.push(Idle {
-                sender,
+                connection,
                 since: Instant::now(),
             });
         }
@@ -228,35 +210,37 @@ impl Upstream {
     pub(crate) fn sweep(&self, now: Instant) {
         let timeout = self.policy.idle_timeout;
         let is_fresh = |since: Instant| now.saturating_duration_since(since) < timeout;
-        lock(&self.idle).retain(|it| !it.sender.is_closed() && is_fresh(it.since));
-        lock(&self.shared).retain(|it| {
-            let in_use = it.streams.load(Relaxed) > 0;
-            !it.sender.is_closed() && (in_use || is_fresh(*lock(&it.idle_since)))
-        });
+        lock(&self.idle).retain_mut(|it| is_fresh(it.since) && it.connection.is_quiet());
+        lock(&self.shared).retain(|it| it.is_worth_keeping(is_fresh));
+    }
+
+    fn node(&self, connection: Http1, is_reused: bool) -> Node {
+        Node {
+            side: Side::Http1(connection),
+            is_reused,
+            closes: false,
+            limits: self.policy.head,
+            method: Method::GET,
+            answer: None,
+            _place: None,
+        }
     }
 
     /// The most recently used one first: the others may idle away when the load falls.
-    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+    fn take_idle(&self) -> Option<Http1> {
         let mut idle = lock(&self.idle);
-        let at = loop {
-            let newest_ready = idle
-                .iter()
-                .rposition(|it| it.sender.is_ready() || it.sender.is_closed())?;
-            if idle[newest_ready].sender.is_ready() {
-                break newest_ready;
+        while let Some(mut newest) = idle.pop() {
+            if newest.connection.is_quiet() {
+                return Some(newest.connection);
             }
-            idle.remove(newest_ready);
-        };
-        Some(idle.remove(at).sender)
+        }
+        None
     }
 
-    fn join_shared(&self) -> Option<Stream> {
+    fn join_shared(&self) -> Option<Place> {
         let mut shared = lock(&self.shared);
-        shared.retain(|it| !it.sender.is_closed());
-        shared
-            .iter()
-            .find(|it| it.streams.load(Relaxed) < STREAMS_PER_CONNECTION)
-            .map(Stream::begin)
+        shared.retain(|it| !it.is_closed());
+        shared.iter().find(|it| it.has_room()).map(Place::take)
     }
 
     fn is_retired(&self) -> bool {
@@ -264,23 +248,131 @@ impl Upstream {
     }
 }
 
-impl Stream {
-    pub(crate) fn sender(&self) -> http2::SendRequest<RequestBody> {
-        self.0.sender.clone()
-    }
+/// A shared connection on which one more stream may be opened.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    place: Place,
+    pub(crate) is_reused: bool,
+}
 
-    fn begin(shared: &Arc<Shared>) -> Self {
-        shared.streams.fetch_add(1, Relaxed);
-        Self(shared.clone())
+/// Why a request could not be put on a shared connection; no byte of it was sent.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    #[error(transparent)]
+    Closed(#[from] h2::Error),
+}
+
+impl Streams {
+    /// Opens a stream with the request's head.
+    ///
+    /// # Errors
+    /// When the head cannot be written in HTTP/2, or the connection takes no more streams.
+    pub(crate) async fn ask(
+        self,
+        head: &Request,
+        is_https: bool,
+        is_whole: bool,
+    ) -> Result<Node, OpenError> {
+        let request = request_to_http2(head, is_https)?;
+        let mut sender = self.place.sender().ready().await?;
+        let (answer, send) = sender.send_request(request, is_whole)?;
+        Ok(Node {
+            side: Side::Http2(Http2::of_node((!is_whole).then_some(send))),
+            is_reused: self.is_reused,
+            closes: false,
+            limits: Limits::default(),
+            method: head.method.clone(),
+            answer: Some(answer),
+            _place: Some(self.place),
+        })
     }
 }
 
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if self.0.streams.fetch_sub(1, Relaxed) == 1 {
-            *lock(&self.0.idle_since) = Instant::now();
+impl Node {
+    pub(crate) fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// The connection itself, where it belongs to one exchange alone.
+    pub(crate) fn into_http1(self) -> Option<Http1> {
+        match self.side {
+            Side::Http1(side) => Some(side),
+            Side::Http2(_) => None,
         }
     }
+
+    /// Puts a request's head on its way, on HTTP/1.1.
+    pub(crate) fn ask(&mut self, head: &Request) {
+        if let Side::Http1(side) = &mut self.side {
+            let framing = framing_on_http1(head.framing, &head.fields);
+            side.send_head(framing, |out| write_request(out, head, framing));
+            self.method = head.method.clone();
+        }
+    }
+
+    /// Reads the next head of the answer: an informational one, or the one whose body then follows.
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        upgrades: bool,
+    ) -> Poll<Result<Response, AskError>> {
+        match &mut self.side {
+            Side::Http1(side) => {
+                let head = match ready!(side.poll_head(cx, self.limits)) {
+                    Ok(Some(head)) => head,
+                    Ok(None) => return Poll::Ready(Err(AskError::Closed)),
+                    Err(err) => return Poll::Ready(Err(err.into())),
+                };
+                Poll::Ready(self.read_head(&head, upgrades))
+            }
+            Side::Http2(_) => self.poll_answer_http2(cx),
+        }
+    }
+
+    fn read_head(&mut self, head: &[u8], upgrades: bool) -> Result<Response, AskError> {
+        let response = parse_response(head, self.limits, &self.method)?;
+        let Side::Http1(side) = &mut self.side else {
+            return Ok(response);
+        };
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if !upgrades {
+                return Err(AskError::Unasked);
+            }
+            side.begin_body(balancer_core::message::Framing::UntilClose);
+        } else if !response.status.is_informational() {
+            self.closes = closes(&response);
+            side.begin_body(response.framing);
+        }
+        Ok(response)
+    }
+
+    fn poll_answer_http2(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, AskError>> {
+        let answer = self.answer.as_mut().ok_or(AskError::Closed)?;
+        if let Poll::Ready(Some(early)) = answer.poll_informational(cx) {
+            let (parts, ()) = early?.into_parts();
+            return Poll::Ready(Ok(response_from_http2(&parts, true)));
+        }
+        let (parts, recv) = ready!(std::pin::Pin::new(answer).poll(cx))?.into_parts();
+        self.answer = None;
+        let response = response_from_http2(&parts, recv.is_end_stream());
+        if let Side::Http2(side) = &mut self.side {
+            side.begin_body(recv);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// Whether the node will close the connection after this answer (RFC 9112 §9.3).
+fn closes(response: &Response) -> bool {
+    use balancer_core::message::{Framing, Known};
+    let fields = &response.fields;
+    let keeps = response.version == http::Version::HTTP_11
+        || fields.has_token(Known::Connection, "keep-alive");
+    !keeps
+        || fields.has_token(Known::Connection, "close")
+        || response.framing == Framing::UntilClose
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

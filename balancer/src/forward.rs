@@ -1,9 +1,10 @@
 //! Carries an exchange to a node and back.
 
-pub(crate) mod body;
+pub(crate) mod answer;
 pub(crate) mod http;
 pub(crate) mod tcp;
 pub(crate) mod upgrade;
+mod upload;
 
 use std::time::Instant;
 

@@ -30,6 +30,8 @@ mod observe;
 mod pick;
 mod rescue;
 mod route;
+mod serve;
+mod side;
 
 mod admin;
 mod probe;

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use balancer_core::name::NodeId;
-use http::{Method, StatusCode, Uri, Version};
+use balancer_core::{forwarded::RequestId, message::Request, name::NodeId};
+use http::{Method, StatusCode, Version};
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
@@ -21,7 +21,6 @@ use metrics_exporter_prometheus::{
 
 use crate::{
     accept::ClientConnection,
-    forward::body::Progress,
     pick::{Lease, Service},
 };
 
@@ -50,6 +49,16 @@ pub(crate) enum Ended {
     QueueFull,
     NoRoute,
     BadRequest,
+    /// The client sent its body too slowly, or stopped.
+    ClientSlow,
+    /// The client did not read its answer for too long.
+    ClientStuck,
+    /// The node sent no more of its answer for too long.
+    NodeStuck,
+    /// The whole exchange took longer than it may.
+    TooLong,
+    /// The drain deadline came before the exchange ended.
+    Drained,
     /// A tunnel that one side closed.
     TunnelClosed,
     /// A tunnel through which nothing passed for too long, or that outlived the drain deadline.
@@ -57,7 +66,7 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    pub(crate) const ALL: [Ended; 12] = [
+    pub(crate) const ALL: [Ended; 17] = [
         Ended::Completed,
         Ended::ClientGone,
         Ended::NodeCut,
@@ -68,6 +77,11 @@ impl Ended {
         Ended::QueueFull,
         Ended::NoRoute,
         Ended::BadRequest,
+        Ended::ClientSlow,
+        Ended::ClientStuck,
+        Ended::NodeStuck,
+        Ended::TooLong,
+        Ended::Drained,
         Ended::TunnelClosed,
         Ended::TunnelCut,
     ];
@@ -84,6 +98,11 @@ impl Ended {
             Self::QueueFull => "queue_full",
             Self::NoRoute => "no_route",
             Self::BadRequest => "bad_request",
+            Self::ClientSlow => "client_slow",
+            Self::ClientStuck => "client_stuck",
+            Self::NodeStuck => "node_stuck",
+            Self::TooLong => "too_long",
+            Self::Drained => "drained",
             Self::TunnelClosed => "tunnel_closed",
             Self::TunnelCut => "tunnel_cut",
         }
@@ -100,7 +119,8 @@ pub(crate) struct Exchange {
     service: Option<Arc<Service>>,
     status: StatusCode,
     ended: Option<Ended>,
-    pub(crate) received: Option<Arc<Progress>>,
+    /// Bytes of the request's body that came, and of the answer's that went.
+    pub(crate) received: u64,
     pub(crate) sent: u64,
 }
 
@@ -108,10 +128,10 @@ pub(crate) struct Exchange {
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) host: Option<http::HeaderValue>,
+    pub(crate) path: Box<str>,
+    pub(crate) host: Option<Box<str>>,
     pub(crate) version: Version,
-    pub(crate) request_id: Option<http::HeaderValue>,
+    pub(crate) request_id: Option<RequestId>,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) service: Option<balancer_core::name::ServiceName>,
     pub(crate) node: Option<NodeId>,
@@ -120,22 +140,18 @@ pub(crate) struct Line {
 }
 
 impl Exchange {
-    pub(crate) fn begin(client: Arc<ClientConnection>, line: Option<Box<Line>>) -> Box<Self> {
-        client.lifeline().begin();
-        Box::new(Self {
+    pub(crate) fn begin(client: Arc<ClientConnection>, head: &Request) -> Self {
+        let line = client.worker().log.is_on().then(|| Line::of(head));
+        Self {
             client,
             began: Instant::now(),
             line,
             service: None,
             status: StatusCode::OK,
             ended: None,
-            received: None,
+            received: 0,
             sent: 0,
-        })
-    }
-
-    pub(crate) fn client(&self) -> &Arc<ClientConnection> {
-        &self.client
+        }
     }
 
     /// The rest of the line, if one will be written.
@@ -177,15 +193,28 @@ impl Exchange {
     }
 }
 
+impl Line {
+    fn of(head: &Request) -> Box<Self> {
+        Box::new(Self {
+            method: head.method.clone(),
+            path: head.path_and_query().into(),
+            host: head.host().map(Box::from),
+            version: head.version,
+            request_id: None,
+            route: None,
+            service: None,
+            node: None,
+            tries: 0,
+            first_byte: None,
+        })
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.began);
         let ended = self.ended.unwrap_or(Ended::ClientGone);
-        self.client.lifeline().end(now);
-        if let Some(received) = &self.received {
-            received.end_exchange();
-        }
         match &self.service {
             Some(service) => {
                 service.metrics.active.decrement(1.0);
@@ -194,14 +223,13 @@ impl Drop for Exchange {
             None => self.client.listener().metrics.refused(ended),
         }
         if let Some(line) = &self.line {
-            let received = self.received.as_ref().map_or(0, |it| it.bytes());
             let written = access::Written {
                 at: SystemTime::now(),
                 listener: &self.client.listener().name,
                 client: self.client.address_text(),
                 line,
                 status: self.status,
-                received,
+                received: self.received,
                 sent: self.sent,
                 took,
                 ended,
@@ -219,6 +247,7 @@ pub(crate) struct ListenerMetrics {
     pub(crate) over_limit: Counter,
     pub(crate) accept_errors: Counter,
     pub(crate) preface_refused: Counter,
+    pub(crate) flooded: Counter,
     refused: Arc<[Counter]>,
 }
 
@@ -232,11 +261,12 @@ impl ListenerMetrics {
             over_limit: counter!("colonnade_balancer_refused_connections_total", "listener" => name(), "reason" => "max_connections"),
             accept_errors: counter!("colonnade_balancer_accept_errors_total", "listener" => name()),
             preface_refused: counter!("colonnade_balancer_refused_connections_total", "listener" => name(), "reason" => "preface"),
+            flooded: counter!("colonnade_balancer_flooded_connections_total", "listener" => name()),
             refused: Ended::ALL.map(ended).into(),
         }
     }
 
-    fn refused(&self, ended: Ended) {
+    pub(crate) fn refused(&self, ended: Ended) {
         self.refused[ended as usize].increment(1);
     }
 }
@@ -380,6 +410,10 @@ fn describe() {
     describe_counter!(
         "colonnade_balancer_refused_connections_total",
         "Connections refused before a request, by reason."
+    );
+    describe_counter!(
+        "colonnade_balancer_flooded_connections_total",
+        "HTTP/2 connections that were ended because the client flooded them."
     );
     describe_counter!(
         "colonnade_balancer_accept_errors_total",

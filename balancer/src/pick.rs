@@ -11,6 +11,7 @@ use std::{
 use balancer_core::{
     endpoint::Endpoint,
     load::Nanos,
+    message::Limits,
     name::{NodeId, ServiceName},
     pool::Pool,
     retry::Budget,
@@ -21,7 +22,7 @@ use tokio::sync::Notify;
 
 use crate::{
     config,
-    dial::{Connection, DialPolicy, Upstream},
+    dial::{DialPolicy, Node, Upstream},
     observe::ServiceMetrics,
 };
 
@@ -71,7 +72,7 @@ impl Service {
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
             idle_max: policy.max_idle_connections,
-            head_bytes_max: 1 << 16,
+            head: Limits::default(),
         };
         Self {
             name: policy.name.clone(),
@@ -230,8 +231,8 @@ impl Lease {
         latency
     }
 
-    pub(crate) fn give_back(&self, connection: Connection) {
-        self.upstream.give_back(connection);
+    pub(crate) fn give_back(&self, node: Node) {
+        self.upstream.give_back(node);
     }
 }
 

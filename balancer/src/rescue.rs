@@ -2,22 +2,27 @@
 //!
 //! The log gets the cause, the client gets a status, a reason and, where another try makes sense, when to come back.
 
-use std::net::Shutdown;
-
-use balancer_core::forwarded::BadRequest;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use balancer_core::{
+    forwarded::BadRequest,
+    message::{BadHead, ChunkedError, Fields, Framing, Known, Response, write_response},
+};
+use http::StatusCode;
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     config::ListenerProtocol,
-    dial::DialError,
-    forward::body::ResponseBody,
+    dial::{AskError, DialError, OpenError},
+    forward::{
+        answer,
+        http::{After, Talk},
+    },
     net,
-    observe::{Ended, Exchange},
+    observe::Ended,
     pick::PickError,
     route::NoRoute,
+    side::{HeadError, Http1, Side},
+    stream::Stream,
 };
 
 /// The answer to bytes that are no HTTP, for whoever reads along.
@@ -37,6 +42,10 @@ pub(crate) const HEAD_TOO_SLOW: &[u8] =
 pub(crate) enum Failure {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
+    #[error(transparent)]
+    BadHead(BadHead),
+    #[error("the body is not valid: {0}")]
+    BadBody(ChunkedError),
     #[error("connect is not allowed here")]
     ConnectRefused,
     #[error(transparent)]
@@ -45,34 +54,57 @@ pub(crate) enum Failure {
     Pick(#[from] PickError),
     #[error("no node could be reached: {0}")]
     Unreachable(DialError),
+    #[error("the node did not take the request: {0}")]
+    NotTaken(h2::Error),
     #[error("the node went away without an answer: {0}")]
-    Gone(hyper::Error),
+    Gone(AskError),
+    #[error("the node's answer is not valid: {0}")]
+    BadAnswer(HeadError),
     #[error("the node did not begin to answer in time")]
     Silent,
     #[error("the node's answer does not fit the websocket handshake")]
     BadHandshake,
+    #[error("the client went away")]
+    ClientGone,
+    #[error("the body came too slowly")]
+    ClientSlow,
+    #[error("this balancer is leaving")]
+    Drained,
 }
 
 impl Failure {
     pub(crate) fn ended(&self) -> Ended {
         match self {
-            Self::BadRequest(_) | Self::ConnectRefused => Ended::BadRequest,
+            Self::BadRequest(_) | Self::BadHead(_) | Self::BadBody(_) | Self::ConnectRefused => {
+                Ended::BadRequest
+            }
             Self::NoRoute(_) => Ended::NoRoute,
             Self::Pick(PickError::NoEndpoint) => Ended::NoEndpoint,
             Self::Pick(PickError::QueueFull) => Ended::QueueFull,
-            Self::Unreachable(_) => Ended::Unreachable,
-            Self::Gone(_) | Self::BadHandshake => Ended::NodeGone,
+            Self::Unreachable(_) | Self::NotTaken(_) => Ended::Unreachable,
+            Self::Gone(_) | Self::BadHandshake | Self::BadAnswer(_) => Ended::NodeGone,
             Self::Silent => Ended::NodeSilent,
+            Self::ClientGone => Ended::ClientGone,
+            Self::ClientSlow => Ended::ClientSlow,
+            Self::Drained => Ended::Drained,
         }
     }
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadHead(BadHead::TargetTooLong) => StatusCode::URI_TOO_LONG,
+            Self::BadHead(BadHead::TooLarge | BadHead::TooManyFields) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::BadHead(BadHead::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::BadRequest(_) | Self::BadHead(_) | Self::BadBody(_) => StatusCode::BAD_REQUEST,
+            Self::ClientGone | Self::ClientSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
-            Self::Pick(_) | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Gone(_) | Self::BadHandshake => StatusCode::BAD_GATEWAY,
+            Self::Pick(_) | Self::Unreachable(_) | Self::NotTaken(_) | Self::Drained => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Gone(_) | Self::BadHandshake | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::Silent => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -80,8 +112,9 @@ impl Failure {
     /// What the client is told. Addresses and causes inside the cluster are not its business.
     fn reason(&self) -> String {
         match self {
-            Self::Unreachable(_) => "no node could be reached".to_owned(),
+            Self::Unreachable(_) | Self::NotTaken(_) => "no node could be reached".to_owned(),
             Self::Gone(_) => "the node went away without an answer".to_owned(),
+            Self::BadAnswer(_) => "the node's answer is not valid".to_owned(),
             public => public.to_string(),
         }
     }
@@ -89,70 +122,116 @@ impl Failure {
     /// The code of `grpc/statuscodes`: what a client library retries by.
     fn grpc_status(&self) -> &'static str {
         match self {
-            Self::BadRequest(_) | Self::ConnectRefused => "3",
+            Self::BadRequest(_) | Self::BadHead(_) | Self::BadBody(_) | Self::ConnectRefused => "3",
             Self::NoRoute(_) => "12",
-            Self::Silent => "4",
-            Self::Pick(_) | Self::Unreachable(_) | Self::Gone(_) | Self::BadHandshake => "14",
+            Self::ClientGone => "1",
+            Self::Silent | Self::ClientSlow => "4",
+            Self::Pick(_)
+            | Self::Unreachable(_)
+            | Self::NotTaken(_)
+            | Self::Gone(_)
+            | Self::BadAnswer(_)
+            | Self::BadHandshake
+            | Self::Drained => "14",
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(err: OpenError) -> Self {
+        match err {
+            OpenError::Head(err) => err.into(),
+            OpenError::Closed(err) => Self::NotTaken(err),
         }
     }
 }
 
 /// Turns a failure into the client's answer and the exchange's end.
-pub(crate) fn rescue(
-    failure: &Failure,
-    asks_grpc: bool,
-    mut exchange: Box<Exchange>,
-) -> Response<ResponseBody> {
-    tracing::debug!(client = %exchange.client().address(), %failure, "an exchange failed");
-    let (status, text, headers) = if asks_grpc {
-        grpc(failure)
+pub(crate) async fn rescue(mut talk: Talk<'_>, failure: Failure) -> After {
+    tracing::debug!(client = %talk.client.address(), %failure, "an exchange failed");
+    talk.record.end(failure.ended());
+    if matches!(failure, Failure::ClientGone) {
+        talk.record.answered(failure.status());
+        return break_off(&mut talk, Ended::ClientGone);
+    }
+    let (response, text) = if talk.manner.asks_grpc {
+        grpc(&failure)
     } else {
-        problem(failure)
+        problem(&failure)
     };
-    exchange.answered(failure.status());
-    exchange.end(failure.ended());
-    let mut response = Response::new(ResponseBody::own(text, exchange));
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
+    let after = answer::own(talk, response, text.as_bytes()).await;
+    match (after, failure) {
+        // Nobody knows where the next request begins.
+        (After::Reuse, Failure::BadHead(_) | Failure::BadBody(_)) => After::Close,
+        (after, _) => after,
+    }
+}
+
+/// The head of a request could not be read: answers it as far as that is possible, and the connection is over.
+pub(crate) fn bad_head(side: &mut Http1, err: BadHead) -> StatusCode {
+    let (response, text) = problem(&Failure::BadHead(err));
+    side.send_head(Framing::Length(text.len() as u64), |out| {
+        write_response(out, &response, Framing::Length(text.len() as u64));
+        out.extend_from_slice(b"connection: close\r\n\r\n");
+        out.extend_from_slice(text.as_bytes());
+    });
+    response.status
+}
+
+/// An exchange ends in the middle of its answer: the client can see that something is missing.
+pub(crate) fn break_off(talk: &mut Talk<'_>, ended: Ended) -> After {
+    if let Side::Http2(side) = talk.side {
+        if ended == Ended::Drained && talk.manner.asks_grpc && side.has_begun_to_answer() {
+            // A status that client libraries retry; the connection is left to its other streams.
+            let mut trailers = Fields::default();
+            trailers.push(b"grpc-status", b"14");
+            trailers.push(b"grpc-message", b"this balancer is leaving");
+            let _ = side.finish(Some(&trailers));
+        } else {
+            side.reset(reset_code(ended));
+        }
+    }
+    After::Close
+}
+
+fn reset_code(ended: Ended) -> h2::Reason {
+    match ended {
+        Ended::ClientGone => h2::Reason::CANCEL,
+        Ended::ClientSlow | Ended::ClientStuck => h2::Reason::ENHANCE_YOUR_CALM,
+        _ => h2::Reason::INTERNAL_ERROR,
+    }
 }
 
 /// Problem details, RFC 9457.
-fn problem(failure: &Failure) -> (StatusCode, Bytes, HeaderMap) {
+fn problem(failure: &Failure) -> (Response, String) {
     let status = failure.status();
-    let body = serde_json::json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": failure.reason() });
-    let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
+    let body = serde_json::json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": failure.reason() }).to_string();
+    let mut head = own_head(status, b"application/problem+json");
+    head.framing = Framing::Length(body.len() as u64);
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        head.fields.push_known(Known::RetryAfter, b"1");
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(
-            header::ALLOW,
-            HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-        );
+        head.fields
+            .push(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
     }
-    (status, Bytes::from(body.to_string()), headers)
+    (head, body)
 }
 
 /// A gRPC answer of trailers only: the status is in the head, whose HTTP status is 200.
-fn grpc(failure: &Failure) -> (StatusCode, Bytes, HeaderMap) {
-    let mut headers = HeaderMap::with_capacity(3);
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert(
-        "grpc-status",
-        HeaderValue::from_static(failure.grpc_status()),
-    );
-    if let Ok(reason) = HeaderValue::from_str(&failure.reason()) {
-        headers.insert("grpc-message", reason);
-    }
-    (StatusCode::OK, Bytes::new(), headers)
+fn grpc(failure: &Failure) -> (Response, String) {
+    let mut head = own_head(StatusCode::OK, b"application/grpc");
+    head.fields
+        .push(b"grpc-status", failure.grpc_status().as_bytes());
+    head.fields
+        .push(b"grpc-message", failure.reason().as_bytes());
+    (head, String::new())
+}
+
+fn own_head(status: StatusCode, content_type: &[u8]) -> Response {
+    let mut head = Response::new(status, http::Version::HTTP_11);
+    head.fields.push_known(Known::ContentType, content_type);
+    head
 }
 
 /// Over the limit: HTTP is told when to come back, anything else is reset.
@@ -163,21 +242,21 @@ pub(crate) fn refuse_connection(stream: &TcpStream, protocol: ListenerProtocol) 
     }
 }
 
-pub(crate) async fn refuse_opaque(stream: TcpStream) {
+pub(crate) async fn refuse_opaque(stream: Stream) {
     say_and_close(stream, NOT_HTTP).await;
 }
 
-pub(crate) async fn refuse_tls(stream: TcpStream) {
+pub(crate) async fn refuse_tls(stream: Stream) {
     say_and_close(stream, TLS_ALERT).await;
 }
 
 /// Closing a socket with unread bytes resets the connection, and a reset can overtake the answer; so the writing side is closed first
 /// and a little of what comes is read.
-async fn say_and_close(mut stream: TcpStream, text: &[u8]) {
+async fn say_and_close(mut stream: Stream, text: &[u8]) {
     if stream.write_all(text).await.is_err() {
         return;
     }
-    let _ = socket2::SockRef::from(&stream).shutdown(Shutdown::Write);
+    stream.end_writing();
     let drained = async {
         let mut left = 64 << 10;
         let mut scrap = [0; 1024];

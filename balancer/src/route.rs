@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::request::Parts;
+use balancer_core::message::Request;
 use thiserror::Error;
 
 use crate::{accept::ClientConnection, pick::Service, worker::Target};
@@ -21,24 +21,16 @@ pub(crate) struct Routed<'a> {
 /// When no route of the listener matches.
 pub(crate) fn route<'a>(
     client: &'a ClientConnection,
-    parts: &Parts,
+    head: &Request,
 ) -> Result<Routed<'a>, NoRoute> {
     let worker = client.worker();
-    let host = host(parts).unwrap_or_default();
+    let host = head.host().unwrap_or_default();
     let target = worker
         .routes
-        .find(client.listener().idx, host, parts.uri.path())
+        .find(client.listener().idx, host, head.path())
         .ok_or(NoRoute)?;
     Ok(Routed {
         target,
         service: &worker.services[target.service],
     })
-}
-
-/// The request's host: the target's goes before the field's (RFC 9112 §3.2.2).
-pub(crate) fn host(parts: &Parts) -> Option<&str> {
-    match parts.uri.authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => parts.headers.get(http::header::HOST)?.to_str().ok(),
-    }
 }

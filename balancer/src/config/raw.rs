@@ -70,6 +70,16 @@ pub(super) struct Listener {
     /// The most fields the head of a request may have: 1 to 10,000. Default: 100.
     #[serde(deserialize_with = "value::count::<1, 10_000, _, _>")]
     pub(super) max_headers: usize,
+    /// The least that the body of a request must bring, in bytes per second on average over the time in which the client was
+    /// waited for: up to 1,000,000,000. Default: 500; 0 asks for nothing.
+    #[serde(deserialize_with = "value::count::<0, 1_000_000_000, _, _>")]
+    pub(super) min_body_rate: u64,
+    /// How long a body may be slower than that. Default: `"10s"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) min_body_rate_grace: Duration,
+    /// How long a client may take none of what is sent to it. Default: `"1m"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) send_timeout: Duration,
     /// The networks of the proxies whose word about the client counts, such as `"10.0.0.0/8"`. Default: none.
     pub(super) trusted_proxies: Vec<String>,
 }
@@ -123,6 +133,13 @@ pub(super) struct Service {
     /// How long an upgraded or relayed connection may be silent in both directions. Default: `"1h"`.
     #[serde(deserialize_with = "value::span")]
     pub(super) tunnel_idle_timeout: Duration,
+    /// How long an endpoint may send nothing of a response that has begun. Default: `"5m"`.
+    #[serde(deserialize_with = "value::span")]
+    pub(super) stream_idle_timeout: Duration,
+    /// How much of a request's body is kept so that it can be sent to another endpoint, in bytes up to 16,777,216.
+    /// Default: 65,536; 0 keeps none.
+    #[serde(deserialize_with = "value::count::<0, 16_777_216, _, _>")]
+    pub(super) replay_max_bytes: usize,
     /// How many unused connections each worker keeps to each endpoint, up to 100,000; 0 keeps none. Default: 64.
     #[serde(deserialize_with = "value::count::<0, 100_000, _, _>")]
     pub(super) max_idle_connections: usize,
@@ -212,6 +229,9 @@ impl Default for Listener {
             detect_timeout: Duration::from_secs(5),
             max_head_bytes: 65_536,
             max_headers: 100,
+            min_body_rate: 500,
+            min_body_rate_grace: Duration::from_secs(10),
+            send_timeout: Duration::from_secs(60),
             trusted_proxies: Vec::new(),
         }
     }
@@ -232,6 +252,8 @@ impl Default for Service {
             response_head_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             tunnel_idle_timeout: Duration::from_secs(60 * 60),
+            stream_idle_timeout: Duration::from_secs(5 * 60),
+            replay_max_bytes: 65_536,
             max_idle_connections: 64,
             queue_wait: Duration::from_secs(1),
             queue_max: 1024,

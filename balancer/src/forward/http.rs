@@ -2,223 +2,177 @@
 //!
 //! Bodies stream both ways under back-pressure; a request is sent to a further node only under the rules of `balancer_core::retry`.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{future::poll_fn, sync::Arc, task::{Context, Poll}, time::Duration};
 
 use balancer_core::{
     forwarded::{self, Wire, check_request},
+    message::{Framing, Known, Request, Response},
     name::NodeId,
+    pace::PaceRule,
     retry::{self, Replay},
 };
-use bytes::Bytes;
-use http::{Method, Request, Response, Version, header, request::Parts};
-use http_body::Body;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::oneshot};
+use http::{Method, StatusCode, Version};
 
 use super::{
-    body::{Progress, RequestBody, ResponseBody},
-    upgrade,
+    answer,
+    upgrade::{self, Tunnel},
+    upload::{Upload, UploadError},
 };
 use crate::{
-    accept::{Attended, ClientConnection, Stopped},
+    accept::ClientConnection,
     config::UpstreamProtocol,
-    dial::Connection,
-    observe::{Exchange, Line},
+    dial::{AskError, Node},
+    lifeline::Lifeline,
+    observe::Exchange,
     pick::{Lease, Service},
-    rescue::{Failure, HEAD_TOO_SLOW, rescue},
+    rescue::{self, Failure},
     route::route,
-    stream::{ClientStream, SideDoor},
+    side::{HeadError, ReadError, Side, SideError},
 };
-
-/// Streams that one HTTP/2 client may have open at a time.
-const CLIENT_STREAMS_MAX: u32 = 256;
 
 /// How long a client that waits for `100 Continue` is made to wait for a node that does not say it (RFC 9110 §10.1.1).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
-pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes) {
-    let policy = &client.listener().policy;
-    let lifeline = client.lifeline().clone();
-    let stream = ClientStream::new(stream, first, lifeline.clone());
-    let side_door = stream.side_door();
-    let service = {
-        let client = client.clone();
-        service_fn(move |request| exchange(client.clone(), Some(side_door.clone()), request))
-    };
-    let connection = http1::Builder::new()
-        .max_headers(policy.max_headers)
-        .max_header_size(policy.max_head_bytes)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    match Attended::new(connection, lifeline.clone())
-        .run(http1::UpgradeableConnection::graceful_shutdown)
-        .await
-    {
-        Stopped::Ended(Err(err)) => {
-            tracing::debug!(client = %client.address(), %err, "connection ended")
-        }
-        Stopped::Ended(Ok(())) => {}
-        Stopped::Cut(connection) if lifeline.is_in_head() => {
-            if let Some(parts) = Pin::into_inner(connection).into_parts() {
-                parts.io.inner().say(HEAD_TOO_SLOW);
-            }
-        }
-        Stopped::Cut(_) => {}
-    }
+/// Informational answers to one request; a node that sends more says nothing.
+const FORERUNNERS_MAX: u32 = 32;
+
+/// What becomes of the client's connection after an exchange.
+pub(crate) enum After {
+    /// It can carry another one.
+    Reuse,
+    /// It cannot.
+    Close,
+    /// It cannot, and what the client still sends must be read, or the answer could be lost with the close.
+    Linger,
+    /// It belongs to the two sides.
+    Tunnel(Box<Tunnel>),
 }
 
-pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: TcpStream, first: Bytes) {
-    let policy = &client.listener().policy;
-    let lifeline = client.lifeline().clone();
-    lifeline.says_goodbye();
-    let stream = ClientStream::new(stream, first, lifeline.clone());
-    let service = {
-        let client = client.clone();
-        service_fn(move |request| exchange(client.clone(), None, request))
-    };
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(CLIENT_STREAMS_MAX)
-        .max_header_list_size(u32::try_from(policy.max_head_bytes).unwrap_or(u32::MAX))
-        .enable_connect_protocol()
-        .serve_connection(TokioIo::new(stream), service);
-    match Attended::new(connection, lifeline)
-        .run(http2::Connection::graceful_shutdown)
-        .await
-    {
-        Stopped::Ended(Err(err)) => {
-            tracing::debug!(client = %client.address(), %err, "connection ended")
-        }
-        Stopped::Ended(Ok(())) | Stopped::Cut(_) => {}
-    }
+/// An exchange with its client: everything but the request.
+pub(crate) struct Talk<'a> {
+    pub(crate) client: &'a Arc<ClientConnection>,
+    pub(crate) lifeline: &'a Lifeline,
+    pub(crate) side: &'a mut Side,
+    pub(crate) record: Exchange,
+    pub(crate) manner: Manner,
+}
+
+/// What of a request decides how it is answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) version: Version,
+    pub(crate) is_head: bool,
+    pub(crate) asks_grpc: bool,
+    /// The client will send no other request on this connection.
+    pub(crate) closes: bool,
+    pub(crate) has_body: bool,
 }
 
 /// One exchange. It cannot fail: what goes wrong is rescued into an answer.
-///
-/// All that needs no waiting is done before the future exists, so that a request is not carried through one future after another:
-/// moving it about was a tenth of the instructions of an exchange.
-fn exchange(
-    client: Arc<ClientConnection>,
-    side_door: Option<Arc<SideDoor>>,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
-    let (parts, incoming) = request.into_parts();
-    let asks_grpc = asks_grpc(&parts);
-    // HTTP/1.0 knows no informational answers (RFC 9110 §15.2).
-    let side_door = side_door.filter(|_| parts.version == Version::HTTP_11);
-    let line = client.worker().log.is_on().then(|| line_of(&parts));
-    let mut exchange = Exchange::begin(client.clone(), line);
-    let mut planned = plan(&client, side_door, parts, incoming, &mut exchange);
-    async move {
-        // Looked at where it lies: a request is too large to be moved for nothing.
-        let walked = match &mut planned {
-            Ok(Plan::Send(outgoing)) => send(&client, outgoing, &mut exchange)
-                .await
-                .map(Forwarded::Answered),
-            // Boxed: it is rare, and would make the future of every other exchange larger.
-            Ok(Plan::Upgrade(wish)) => {
-                Box::pin(upgrade::forward(&client, wish, &mut exchange)).await
-            }
-            Err(failure) => return Ok(rescue(failure, asks_grpc, exchange)),
-        };
-        Ok(match walked {
-            Ok(Forwarded::Answered(answer)) => answer.into_response(exchange),
-            Ok(Forwarded::Switched(switched)) => switched.into_response(exchange),
-            Err(failure) => rescue(&failure, asks_grpc, exchange),
-        })
+pub(crate) async fn exchange(
+    client: &Arc<ClientConnection>,
+    lifeline: &Lifeline,
+    side: &mut Side,
+    head: Request,
+) -> After {
+    let mut talk = Talk {
+        client,
+        lifeline,
+        record: Exchange::begin(client.clone(), &head),
+        manner: Manner::of(&head),
+        side,
+    };
+    let walked = match plan(&mut talk, head) {
+        Ok(Plan::Send(outgoing)) => Box::pin(send(&mut talk, outgoing)).await,
+        // Boxed: it is rare, and would make the future of every other exchange larger.
+        Ok(Plan::Upgrade(wish)) => {
+            return match Box::pin(upgrade::forward(&mut talk, wish)).await {
+                Ok(upgrade::Forwarded::Switched(tunnel)) => talk.switch(tunnel).await,
+                Ok(upgrade::Forwarded::Answered(answered)) => answer::forward(talk, answered).await,
+                Err(failure) => rescue::rescue(talk, failure).await,
+            };
+        }
+        Err(failure) => Err(failure),
+    };
+    match walked {
+        Ok(answered) => answer::forward(talk, answered).await,
+        Err(failure) => rescue::rescue(talk, failure).await,
     }
 }
 
 /// What is to be done with a request.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is what nearly every request becomes; boxing it is what is avoided"
-)]
 enum Plan {
     Send(Outgoing),
-    Upgrade(Box<upgrade::Wish>),
+    Upgrade(upgrade::Wish),
 }
 
 /// A request on its way to a node.
 struct Outgoing {
     service: Arc<Service>,
     wire: Wire,
-    /// Absent while it is being sent.
-    request: Option<Request<RequestBody>>,
-    /// Of a body that streams; without one the whole request can be sent again.
-    progress: Option<Arc<Progress>>,
+    head: Request,
+    upload: Upload,
 }
 
-/// How a walk can end well.
-pub(crate) enum Forwarded {
-    Answered(Answer),
-    Switched(upgrade::Switched),
+/// A node that has begun to answer.
+pub(super) struct Answered {
+    pub(super) response: Response,
+    pub(super) node: Node,
+    pub(super) lease: Lease,
+    pub(super) service: Arc<Service>,
+    pub(super) upload: Upload,
 }
 
-/// A node's answer whose body is still to come.
-pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
-    pub(crate) lease: Lease,
-    pub(crate) connection: Connection,
-}
-
-impl Answer {
-    pub(crate) fn into_response(self, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-        let (mut parts, incoming) = self.response.into_parts();
-        forwarded::response(&mut parts);
-        // Each hop speaks its own version (RFC 9110 §2.5); the server below writes the client's.
-        parts.version = Version::HTTP_11;
-        exchange.answered(parts.status);
-        let body = ResponseBody::of_node(incoming, self.lease, self.connection, exchange);
-        Response::from_parts(parts, body)
+impl Manner {
+    fn of(head: &Request) -> Self {
+        let fields = &head.fields;
+        let keeps = match head.version {
+            Version::HTTP_10 => fields.has_token(Known::Connection, "keep-alive"),
+            _ => !fields.has_token(Known::Connection, "close"),
+        };
+        Self {
+            version: head.version,
+            is_head: head.is_head(),
+            asks_grpc: asks_grpc(head),
+            closes: !keeps,
+            has_body: head.framing != Framing::Empty,
+        }
     }
 }
 
-fn plan(
-    client: &Arc<ClientConnection>,
-    side_door: Option<Arc<SideDoor>>,
-    mut parts: Parts,
-    incoming: Incoming,
-    exchange: &mut Exchange,
-) -> Result<Plan, Failure> {
-    check_request(&parts)?;
-    let routed = route(client, &parts)?;
-    exchange.routed(routed.service);
-    exchange.note(|line| {
+fn asks_grpc(head: &Request) -> bool {
+    head.version == Version::HTTP_2
+        && head
+            .fields
+            .get(Known::ContentType)
+            .is_some_and(|it| it.starts_with(b"application/grpc"))
+}
+
+fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
+    check_request(&head)?;
+    let routed = route(talk.client, &head)?;
+    let service = routed.service.clone();
+    talk.record.routed(&service);
+    talk.record.note(|line| {
         line.route = Some(routed.target.route.clone());
-        line.service = Some(routed.service.name.clone());
+        line.service = Some(service.name.clone());
     });
-    if let Some(wanted) = upgrade::wanted(&mut parts) {
-        let wish = upgrade::wish(client, routed.service, wanted, parts, exchange)?;
-        return Ok(Plan::Upgrade(Box::new(wish)));
+    if let Some(wanted) = upgrade::wanted(&mut head) {
+        let wish = upgrade::wish(talk, service, wanted, head)?;
+        return Ok(Plan::Upgrade(wish));
     }
-    if parts.method == Method::CONNECT {
+    if head.method == Method::CONNECT {
         return Err(Failure::ConnectRefused);
     }
-    let wire = wire(routed.service, parts.version);
-    let id = client.worker().with_rng(|rng| {
-        client
-            .hop
-            .request(&mut parts, forwarded::Exchange::Plain, rng)
-    });
-    exchange.note(|line| line.request_id = Some(id.into()));
-    forwarded::aim(&mut parts, wire)?;
-    let (request, progress) = outgoing(parts, incoming, side_door, wire, exchange);
+    let wire = wire(&service, head.version);
+    talk.mark(&mut head, forwarded::Exchange::Plain);
+    forwarded::aim(&mut head, wire)?;
+    let upload = talk.upload(&service, &head);
     Ok(Plan::Send(Outgoing {
-        service: routed.service.clone(),
+        service,
         wire,
-        request: Some(request),
-        progress,
+        head,
+        upload,
     }))
 }
 
@@ -231,131 +185,112 @@ fn wire(service: &Service, spoken: Version) -> Wire {
     }
 }
 
-fn outgoing(
-    parts: Parts,
-    incoming: Incoming,
-    side_door: Option<Arc<SideDoor>>,
-    wire: Wire,
-    exchange: &mut Exchange,
-) -> (Request<RequestBody>, Option<Arc<Progress>>) {
-    let waits = parts.headers.contains_key(header::EXPECT) && wire == Wire::Http1;
-    let mut progress = None;
-    let mut body = RequestBody::empty();
-    if !incoming.is_end_stream() {
-        let counted = Arc::new(Progress::default());
-        exchange.received = Some(counted.clone());
-        body = RequestBody::streaming(incoming, counted.clone());
-        progress = Some(counted);
+impl Talk<'_> {
+    /// Writes down in the head who asks, and under which ids.
+    pub(super) fn mark(&mut self, head: &mut Request, exchange: forwarded::Exchange) {
+        let worker = self.client.worker();
+        let trace = worker.with_rng(|rng| self.client.hop.request(head, exchange, rng));
+        self.record
+            .note(|line| line.request_id = Some(trace.request_id));
     }
-    let mut request = Request::from_parts(parts, body);
-    request.extensions_mut().clear();
-    // An HTTP/2 client cannot be told (hyper's server has no way to), unless it waits for a 100.
-    if wire == Wire::Http1 && (side_door.is_some() || waits) {
-        hear_forerunners(&mut request, side_door, waits);
-    }
-    (request, progress)
-}
 
-/// Forwards 1xx answers, and holds the body of a client that waits for one of them until the node has spoken.
-fn hear_forerunners(
-    request: &mut Request<RequestBody>,
-    side_door: Option<Arc<SideDoor>>,
-    waits: bool,
-) {
-    let mut opener = None;
-    if waits && !request.body().is_end_stream() {
-        let (open, gate) = oneshot::channel();
-        request.body_mut().wait_for(gate, CONTINUE_WAIT);
-        opener = Some(open);
+    fn upload(&self, service: &Service, head: &Request) -> Upload {
+        let waits = head.fields.has(Known::Expect);
+        let gate = waits.then(|| self.lifeline.clock().after(CONTINUE_WAIT));
+        let keep_max = if may_repeat(head) {
+            service.policy.replay_max_bytes
+        } else {
+            0
+        };
+        Upload::new(self.manner.has_body, keep_max, gate)
     }
-    let opener = Mutex::new(opener);
-    if let Some(door) = &side_door {
-        door.close();
-    }
-    hyper::ext::on_informational(request, move |early| {
-        if early.status() == http::StatusCode::CONTINUE {
-            // hyper says 100 to the client itself, at the moment when the body begins to be read.
-            if let Some(open) = opener.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                let _ = open.send(());
-            }
-        } else if let Some(door) = &side_door {
-            door.let_out(&written(early.status(), early.headers()));
+
+    fn pace_rule(&self) -> PaceRule {
+        let policy = &self.client.listener().policy;
+        PaceRule {
+            bytes_per_second_min: policy.min_body_rate,
+            grace: policy.min_body_rate_grace,
         }
-    });
+    }
+
+    /// Runs the tunnel here if its client is one stream among others, else hands the connection over.
+    async fn switch(mut self, mut tunnel: Box<Tunnel>) -> After {
+        match self.side {
+            Side::Http1(_) => {
+                tunnel.record = Some(self.record);
+                After::Tunnel(tunnel)
+            }
+            Side::Http2(_) => {
+                let ended = tunnel.run_on_stream(self.side, self.lifeline).await;
+                self.record.end(ended);
+                After::Close
+            }
+        }
+    }
 }
 
-/// An informational answer as HTTP/1.1 writes it.
-fn written(status: http::StatusCode, headers: &http::HeaderMap) -> Vec<u8> {
-    let reason = status.canonical_reason().unwrap_or_default();
-    let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
-    for (name, value) in headers {
-        text.extend_from_slice(name.as_str().as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(value.as_bytes());
-        text.extend_from_slice(b"\r\n");
-    }
-    text.extend_from_slice(b"\r\n");
-    text
+/// Whether doing it twice is the same as doing it once, or the client says how a repetition is known (RFC 9110 §9.2.2).
+fn may_repeat(head: &Request) -> bool {
+    head.method.is_idempotent() || head.fields.has(Known::IdempotencyKey)
 }
 
 /// Sends the request to one node after another until one answers or the rules forbid another try.
-async fn send(
-    client: &ClientConnection,
-    outgoing: &mut Outgoing,
-    exchange: &mut Exchange,
-) -> Result<Answer, Failure> {
+async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, Failure> {
     let service = outgoing.service.clone();
     service.budget.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let mut lease = service
-            .pick(exchange.time_of_try(tries), &mut tried)
+            .pick(talk.record.time_of_try(tries), &mut tried)
             .await?;
-        exchange.tried(&lease, tries);
-        let spare = outgoing.spare();
-        let setback = match attempt(&service, &mut lease, outgoing).await {
-            Ok(answered) => {
-                exchange.note(|line| line.first_byte = Some(answered.latency));
-                return Ok(Answer {
-                    response: answered.response,
-                    connection: answered.connection,
+        talk.record.tried(&lease, tries);
+        let setback = match attempt(talk, &mut lease, &mut outgoing).await {
+            Ok((node, response)) => {
+                let latency = lease.answered();
+                talk.record.note(|line| line.first_byte = Some(latency));
+                return Ok(Answered {
+                    response,
+                    node,
                     lease,
+                    service,
+                    upload: outgoing.upload,
                 });
             }
             Err(setback) => setback,
         };
+        talk.record.received = outgoing.upload.bytes;
         if setback.blames_node {
-            client.worker().suspect(&service, &lease.upstream.endpoint);
+            talk.client
+                .worker()
+                .suspect(&service, &lease.upstream.endpoint);
             tried.push(lease.node().clone());
         }
-        outgoing.request = outgoing.request.take().or(spare);
-        // The time for an answer is over once a node was silent; another try would double the wait.
-        let may_go_on = outgoing.request.is_some()
-            && tries < service.policy.max_tries
-            && !matches!(setback.failure, Failure::Silent);
+        let may_go_on = outgoing.may_go_again(&setback) && tries < service.policy.max_tries;
         if !may_go_on || !service.may_retry() {
             return Err(setback.failure);
         }
+        outgoing.upload.repeat(talk.manner.has_body);
     }
     unreachable!("the loop ends by returning")
 }
 
 impl Outgoing {
-    /// A second copy of a request that may be sent twice even if a node has seen it.
-    fn spare(&self) -> Option<Request<RequestBody>> {
-        let request = self.request.as_ref()?;
-        let replay = match self.progress {
-            None => Replay::Whole,
-            Some(_) => Replay::WhileUntouched,
+    fn may_go_again(&self, setback: &Setback) -> bool {
+        // The time for an answer is over once a node was silent; another try would double the wait.
+        if setback.is_final || matches!(setback.failure, Failure::Silent) {
+            return false;
+        }
+        let replay = if self.upload.can_repeat() {
+            Replay::Whole
+        } else {
+            Replay::WhileUntouched
         };
-        retry::is_safe(retry::Failure::Sent, request.method(), replay).then(|| {
-            let mut copy = Request::new(RequestBody::empty());
-            *copy.method_mut() = request.method().clone();
-            *copy.uri_mut() = request.uri().clone();
-            *copy.version_mut() = request.version();
-            *copy.headers_mut() = request.headers().clone();
-            copy
-        })
+        if !setback.was_sent {
+            return replay == Replay::Whole || !self.upload.has_begun();
+        }
+        replay == Replay::Whole
+            && (may_repeat(&self.head)
+                || retry::is_safe(retry::Failure::Sent, &self.head.method, replay))
     }
 }
 
@@ -364,132 +299,220 @@ struct Setback {
     failure: Failure,
     /// The failure speaks against the node, not merely against an old connection to it.
     blames_node: bool,
+    /// The node may have seen some of the request.
+    was_sent: bool,
+    /// It is the client's doing, or the end of the exchange's time.
+    is_final: bool,
 }
 
-/// An attempt that brought one.
-struct Answered {
-    response: Response<Incoming>,
-    connection: Connection,
-    latency: Duration,
+impl Setback {
+    fn before_sending(failure: Failure, blames_node: bool) -> Self {
+        Self {
+            failure,
+            blames_node,
+            was_sent: false,
+            is_final: false,
+        }
+    }
+
+    fn ends_it(failure: Failure) -> Self {
+        Self {
+            failure,
+            blames_node: false,
+            was_sent: true,
+            is_final: true,
+        }
+    }
 }
 
-/// Sends the request once. If no byte of it was sent, it is back in `outgoing` afterwards.
+/// Sends the request once and waits for the answer's head.
 async fn attempt(
-    service: &Service,
+    talk: &mut Talk<'_>,
     lease: &mut Lease,
     outgoing: &mut Outgoing,
-) -> Result<Answered, Setback> {
-    let dialled = match outgoing.wire {
-        Wire::Http1 => lease.upstream.http1().await,
-        Wire::Http2 => lease.upstream.http2().await,
-    };
-    let mut connection = dialled.map_err(|err| {
-        service.metrics.dial_failures.increment(1);
-        Setback {
-            failure: Failure::Unreachable(err),
-            blames_node: true,
-        }
-    })?;
-    if !connection.is_reused() {
+) -> Result<(Node, Response), Setback> {
+    let mut node = connect(lease, outgoing).await?;
+    if !node.is_reused() {
         lease.connected();
     }
-    let request = outgoing
-        .request
-        .take()
-        .expect("an attempt is made with a request at hand");
-    let (timeout, progress) = (
-        service.policy.response_head_timeout,
-        outgoing.progress.as_deref(),
-    );
-    let sent = match &mut connection {
-        Connection::Http1 { sender, .. } => {
-            within(timeout, progress, sender.try_send_request(request)).await
-        }
-        Connection::Http2(stream) => {
-            let mut sender = stream.sender();
-            within(timeout, progress, sender.try_send_request(request)).await
-        }
+    let mut waiting = Waiting {
+        upload: &mut outgoing.upload,
+        response_head_timeout: outgoing.service.policy.response_head_timeout,
+        answer_by_ms: None,
+        forerunners: 0,
+        pace: talk.pace_rule(),
     };
-    match sent {
-        Some(Ok(response)) => Ok(Answered {
-            response,
-            connection,
-            latency: lease.answered(),
-        }),
-        Some(Err(mut err)) => {
-            outgoing.request = err.take_message();
-            Err(Setback {
-                // An old connection that closes unused is how nodes tidy up, not how they fail.
-                blames_node: outgoing.request.is_none() || !connection.is_reused(),
-                failure: Failure::Gone(err.into_error()),
-            })
-        }
-        None => Err(Setback {
-            failure: Failure::Silent,
-            blames_node: false,
-        }),
+    let answered = poll_fn(|cx| waiting.poll(cx, talk, &mut node)).await;
+    talk.lifeline.until(None);
+    match answered {
+        Ok(response) => Ok((node, response)),
+        Err(setback) => Err(setback.unless_reused(&node)),
     }
 }
 
-/// Waits for `answer` as long as the client's body still flows, and `timeout` from then on (at most twice that).
-async fn within<T>(
-    timeout: Duration,
-    progress: Option<&Progress>,
-    answer: impl Future<Output = T>,
-) -> Option<T> {
-    let mut answer = std::pin::pin!(answer);
-    loop {
-        let was_done = progress.is_none_or(Progress::is_done);
-        match tokio::time::timeout(timeout, answer.as_mut()).await {
-            Ok(output) => return Some(output),
-            Err(_) if was_done => return None,
-            Err(_) => {}
+async fn connect(lease: &mut Lease, outgoing: &Outgoing) -> Result<Node, Setback> {
+    let unreachable = |err| Setback::before_sending(Failure::Unreachable(err), true);
+    let metrics = &outgoing.service.metrics;
+    let failed = |_: &_| metrics.dial_failures.increment(1);
+    match outgoing.wire {
+        Wire::Http1 => {
+            let dialled = lease.upstream.http1().await.inspect_err(failed);
+            let mut node = dialled.map_err(unreachable)?;
+            node.ask(&outgoing.head);
+            Ok(node)
+        }
+        Wire::Http2 => {
+            let dialled = lease.upstream.http2().await.inspect_err(failed);
+            let streams = dialled.map_err(unreachable)?;
+            let is_whole = outgoing.head.framing == Framing::Empty;
+            let asked = streams.ask(&outgoing.head, false, is_whole).await;
+            // A shared connection that takes no more streams was closed by the node some time ago.
+            asked.map_err(|err| Setback::before_sending(err.into(), false))
         }
     }
 }
 
-fn asks_grpc(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_2
-        && parts
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|it| it.as_bytes().starts_with(b"application/grpc"))
+/// From the request's head to the answer's.
+struct Waiting<'a> {
+    upload: &'a mut Upload,
+    response_head_timeout: Duration,
+    /// Known once the whole request has gone.
+    answer_by_ms: Option<u64>,
+    forerunners: u32,
+    pace: PaceRule,
 }
 
-fn host_of(parts: &Parts) -> Option<http::HeaderValue> {
-    match parts.uri.authority() {
-        Some(authority) => http::HeaderValue::from_str(authority.as_str()).ok(),
-        None => parts.headers.get(header::HOST).cloned(),
+impl Waiting<'_> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        talk: &mut Talk<'_>,
+        node: &mut Node,
+    ) -> Poll<Result<Response, Setback>> {
+        talk.lifeline.register(cx);
+        if talk.lifeline.is_cut() {
+            return Poll::Ready(Err(Setback::ends_it(Failure::Drained)));
+        }
+        self.poll_upload(cx, talk, node)?;
+        if let Poll::Ready(answered) = self.poll_answer(cx, talk, node)? {
+            return Poll::Ready(Ok(answered));
+        }
+        if self.upload.is_over() && talk.side.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Setback::ends_it(Failure::ClientGone)));
+        }
+        if talk.lifeline.is_due() {
+            self.due(cx, talk)?;
+        }
+        talk.lifeline.until(self.deadline_ms(talk));
+        Poll::Pending
+    }
+
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        talk: &mut Talk<'_>,
+        node: &mut Node,
+    ) -> Result<(), Setback> {
+        let clock = talk.lifeline.clock();
+        match self.upload.poll(cx, clock, talk.side, &mut node.side) {
+            Poll::Ready(Err(UploadError::Client(err))) => Err(Setback::ends_it(of_client(err))),
+            Poll::Ready(_) | Poll::Pending => Ok(()),
+        }
+    }
+
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        talk: &mut Talk<'_>,
+        node: &mut Node,
+    ) -> Result<Poll<Response>, Setback> {
+        while let Poll::Ready(answer) = node.poll_answer(cx, false) {
+            let head = answer.map_err(gone)?;
+            if !head.status.is_informational() {
+                return Ok(Poll::Ready(head));
+            }
+            self.forerunners += 1;
+            if self.forerunners > FORERUNNERS_MAX {
+                return Err(gone(AskError::Closed));
+            }
+            if head.status == StatusCode::CONTINUE {
+                self.upload.open_gate();
+            }
+            answer::send_forerunner(talk, head);
+            let _ = talk.side.poll_flush(cx);
+            self.poll_upload(cx, talk, node)?;
+        }
+        Ok(Poll::Pending)
+    }
+
+    /// The earliest moment at which somebody will have taken too long.
+    fn deadline_ms(&mut self, talk: &Talk<'_>) -> Option<u64> {
+        if !self.upload.is_over() {
+            return self.upload.deadline_ms(self.pace);
+        }
+        let timeout = self.response_head_timeout;
+        let answer_by = self
+            .answer_by_ms
+            .get_or_insert_with(|| talk.lifeline.clock().after(timeout));
+        Some(*answer_by)
+    }
+
+    fn due(&mut self, cx: &mut Context<'_>, talk: &mut Talk<'_>) -> Result<(), Setback> {
+        let clock = talk.lifeline.clock();
+        if self.upload.is_gate_due(clock) {
+            // The node says nothing: the client is told to go on, as it would have done by itself.
+            self.upload.open_gate();
+            answer::send_continue(talk);
+            cx.waker().wake_by_ref();
+        } else if self.upload.is_too_slow(self.pace, clock) {
+            return Err(Setback::ends_it(Failure::ClientSlow));
+        } else if self.answer_by_ms.is_some_and(|it| it <= clock.now_ms()) {
+            return Err(Setback {
+                failure: Failure::Silent,
+                blames_node: false,
+                was_sent: true,
+                is_final: false,
+            });
+        }
+        Ok(())
     }
 }
 
-fn line_of(parts: &Parts) -> Box<Line> {
-    Box::new(Line {
-        method: parts.method.clone(),
-        host: host_of(parts),
-        uri: parts.uri.clone(),
-        version: parts.version,
-        request_id: None,
-        route: None,
-        service: None,
-        node: None,
-        tries: 0,
-        first_byte: None,
-    })
+fn gone(err: AskError) -> Setback {
+    Setback {
+        failure: Failure::Gone(err),
+        blames_node: true,
+        was_sent: true,
+        is_final: false,
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// It is moved into its connection for every request; what is rare and large is boxed.
-    #[test]
-    fn an_exchange_is_small_enough_to_be_moved() {
-        let size = size_of_future(exchange);
-        assert!(size <= 2_048, "{size} bytes");
+impl Setback {
+    /// An old connection that closes unused is how nodes tidy up, not how they fail.
+    fn unless_reused(mut self, node: &Node) -> Self {
+        let closed = matches!(
+            self.failure,
+            Failure::Gone(AskError::Closed | AskError::Read(ReadError::Io(_)))
+        );
+        self.blames_node &= !(closed && node.is_reused());
+        self
     }
+}
 
-    fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
-        size_of::<F>()
+/// What the client did, in the words of a failure.
+pub(super) fn of_client(err: SideError) -> Failure {
+    match err {
+        SideError::Read(ReadError::Chunks(err)) => Failure::BadBody(err),
+        SideError::Read(ReadError::Head(err)) => Failure::BadHead(err),
+        _ => Failure::ClientGone,
+    }
+}
+
+impl From<HeadError> for Failure {
+    fn from(err: HeadError) -> Self {
+        match err {
+            HeadError::BadRequest(err) => Self::BadRequest(err),
+            HeadError::Field => Self::BadRequest(forwarded::BadRequest::InvalidTarget),
+        }
     }
 }

@@ -9,21 +9,23 @@ use std::{
     net::{Shutdown, SocketAddr},
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::net::TcpStream;
 
-use super::reach;
+use super::{reach, upgrade};
 use crate::{
     accept::ClientConnection,
     config::ProxyProtocol,
     dial::Upstream,
-    lifeline::{Lifeline, Order},
+    lifeline::Lifeline,
     observe::Ended,
     pick::Service,
+    side::Http1,
+    stream::Stream,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.
@@ -39,7 +41,7 @@ thread_local! {
 /// Relays an opaque client connection to a node of the service, and counts it as one exchange.
 pub(crate) async fn forward(
     client: Arc<ClientConnection>,
-    stream: TcpStream,
+    stream: Stream,
     first: Bytes,
     service: usize,
 ) {
@@ -50,17 +52,22 @@ pub(crate) async fn forward(
     let ended = match reached {
         Ok((node, lease)) => {
             lease.answered();
-            let mut to_node = proxy_header(&service, client.address(), stream.local_addr().ok());
+            let local = stream.socket().local_addr().ok();
+            let mut to_node = proxy_header(&service, client.address(), local);
             to_node.extend_from_slice(&first);
-            client
-                .lifeline()
-                .becomes_tunnel(service.policy.tunnel_idle_timeout);
-            let relay = Relay::new(&stream, &node, to_node.into(), Bytes::new());
-            relay.run(client.lifeline()).await
+            let idle_timeout = service.policy.tunnel_idle_timeout;
+            upgrade::relay(
+                Http1::new(stream, BytesMut::new()),
+                Http1::new(node, BytesMut::new()),
+                to_node.into(),
+                idle_timeout,
+                client.lifeline(),
+            )
+            .await
         }
         Err(failure) => {
             tracing::debug!(client = %client.address(), %failure, "a connection could not be relayed");
-            crate::net::reset_on_close(&stream);
+            crate::net::reset_on_close(stream.socket());
             failure.ended()
         }
     };
@@ -119,8 +126,9 @@ impl<'a> Relay<'a> {
     }
 
     /// Relays until both directions have ended, one failed, or the lifeline was cut.
-    pub(crate) async fn run(mut self, lifeline: &Lifeline) -> Ended {
-        let relayed = std::future::poll_fn(|cx| self.poll(cx, lifeline)).await;
+    pub(crate) async fn run(mut self, lifeline: &Lifeline, idle_timeout: Duration) -> Ended {
+        lifeline.within(idle_timeout);
+        let relayed = std::future::poll_fn(|cx| self.poll(cx, lifeline, idle_timeout)).await;
         match relayed {
             Ok(ended) => ended,
             Err(err) => {
@@ -130,16 +138,21 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, lifeline: &Lifeline) -> Poll<io::Result<Ended>> {
-        lifeline.register(cx.waker());
-        if lifeline.order() == Order::Cut {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        lifeline: &Lifeline,
+        idle_timeout: Duration,
+    ) -> Poll<io::Result<Ended>> {
+        lifeline.register(cx);
+        if lifeline.is_cut() || lifeline.is_due() {
             return Poll::Ready(Ok(Ended::TunnelCut));
         }
         let moved_before = self.to_node.moved + self.to_client.moved;
         let up = self.to_node.poll(cx, self.client, self.node)?;
         let down = self.to_client.poll(cx, self.node, self.client)?;
         if self.to_node.moved + self.to_client.moved > moved_before {
-            lifeline.stir();
+            lifeline.within(idle_timeout);
         }
         if up.is_ready() && down.is_ready() {
             return Poll::Ready(Ok(Ended::TunnelClosed));

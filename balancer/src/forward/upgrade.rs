@@ -4,112 +4,99 @@
 //! a fresh HTTP/1.1 connection. Any other upgrade is not passed on: a node that agreed to it would speak a protocol that nobody here checks.
 
 use std::{
-    io,
-    pin::Pin,
+    future::poll_fn,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
+    time::Duration,
 };
 
-use balancer_core::forwarded::{self, Wire};
+use balancer_core::{
+    forwarded::{self, Wire},
+    message::{Known, Request, Response},
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
-use hyper::{
-    ext::Protocol,
-    upgrade::{OnUpgrade, Upgraded},
-};
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode, Version};
 use sha1::{Digest, Sha1};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
 
 use super::{
-    body::{RequestBody, ResponseBody},
-    http::{Answer, Forwarded},
+    answer,
+    http::{Answered, Talk},
     reach,
     tcp::Relay,
+    upload::Upload,
 };
 use crate::{
-    accept::ClientConnection,
-    dial::{Connection, Upstream},
-    lifeline::{Held, Lifeline, Order, Patience},
+    dial::{Node, Upstream},
+    lifeline::Lifeline,
     observe::{Ended, Exchange},
     pick::{Lease, Service},
     rescue::Failure,
-    stream::{ClientStream, NodeStream},
+    side::{Http1, Side, SideError, poll_pass},
 };
 
 /// RFC 6455 §1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Buffer per direction of a tunnel whose client is a stream of an HTTP/2 connection.
-const STREAM_BUFFER_BYTES: usize = 8 << 10;
-
 /// A request to become a WebSocket.
-pub(crate) struct Wanted {
-    on_client: OnUpgrade,
+pub(super) struct Wanted {
     /// The client spoke HTTP/2: the handshake's key is made here, and this is the answer to it.
     accept: Option<String>,
 }
 
-/// A node that agreed, and the answer that says so.
-pub(crate) struct Switched {
-    answer: Response<()>,
-    tunnel: Tunnel,
+/// A handshake in the form in which a node gets it.
+pub(super) struct Wish {
+    service: Arc<Service>,
+    wanted: Wanted,
+    head: Request,
 }
 
-struct Tunnel {
-    client: Arc<ClientConnection>,
-    held: Held,
-    lease: Lease,
-    on_client: OnUpgrade,
-    on_node: OnUpgrade,
+/// How a handshake ends well.
+pub(super) enum Forwarded {
+    /// The node does not want to.
+    Answered(Answered),
+    Switched(Box<Tunnel>),
+}
+
+/// A node that agreed, and the client that asked it.
+pub(crate) struct Tunnel {
+    node: Http1,
+    _lease: Lease,
+    idle_timeout: Duration,
+    /// Here while the tunnel does not run in the exchange itself.
+    pub(super) record: Option<Exchange>,
 }
 
 /// Recognises a WebSocket handshake, and gives it the form that HTTP/1.1 has for it.
-pub(crate) fn wanted(parts: &mut Parts) -> Option<Wanted> {
-    if parts.version == Version::HTTP_2 {
-        return wanted_on_http2(parts);
+pub(super) fn wanted(head: &mut Request) -> Option<Wanted> {
+    if head.version == Version::HTTP_2 {
+        return wanted_on_http2(head);
     }
-    let asks = forwarded::Exchange::of(parts) == forwarded::Exchange::Upgrade
-        && parts.method == Method::GET
-        && parts.headers.get(header::UPGRADE).is_some_and(is_websocket);
-    let on_client = asks
-        .then(|| parts.extensions.remove::<OnUpgrade>())
-        .flatten()?;
-    Some(Wanted {
-        on_client,
-        accept: None,
-    })
+    let asks = head.fields.has(Known::Upgrade)
+        && forwarded::Exchange::of(head) == forwarded::Exchange::Upgrade
+        && head.method == Method::GET
+        && head
+            .fields
+            .only(Known::Upgrade)
+            .is_some_and(|it| it.eq_ignore_ascii_case(b"websocket"));
+    asks.then_some(Wanted { accept: None })
 }
 
-fn wanted_on_http2(parts: &mut Parts) -> Option<Wanted> {
-    let protocol = parts.extensions.get::<Protocol>()?;
-    if parts.method != Method::CONNECT || protocol.as_str() != "websocket" {
+fn wanted_on_http2(head: &mut Request) -> Option<Wanted> {
+    if head.method != Method::CONNECT || !head.is_extended_connect {
         return None;
     }
-    let on_client = parts.extensions.remove::<OnUpgrade>()?;
     let key = STANDARD.encode(fastrand::u128(..).to_be_bytes());
     let accept = accept_for(&key);
-    parts.method = Method::GET;
-    parts
-        .headers
-        .insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    parts
-        .headers
-        .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    let key = HeaderValue::try_from(key).ok()?;
-    parts.headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    head.method = Method::GET;
+    head.fields.set(Known::Upgrade, b"websocket");
+    head.fields.set(Known::Connection, b"upgrade");
+    head.fields.set(Known::SecWebsocketKey, key.as_bytes());
+    // The stream's bytes are the tunnel's, not a body's.
+    head.framing = balancer_core::message::Framing::Empty;
     Some(Wanted {
-        on_client,
         accept: Some(accept),
     })
-}
-
-fn is_websocket(value: &HeaderValue) -> bool {
-    value.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
 
 fn accept_for(key: &str) -> String {
@@ -121,248 +108,235 @@ fn accept_for(key: &str) -> String {
     )
 }
 
-/// A handshake in the form in which a node gets it.
-pub(crate) struct Wish {
+/// Rewrites the handshake for a node.
+pub(super) fn wish(
+    talk: &mut Talk<'_>,
     service: Arc<Service>,
     wanted: Wanted,
-    parts: Parts,
-}
-
-/// Rewrites the handshake for a node.
-///
-/// A handshake has no body; one that comes all the same is not read, and would corrupt the tunnel's beginning.
-pub(crate) fn wish(
-    client: &ClientConnection,
-    service: &Arc<Service>,
-    wanted: Wanted,
-    mut parts: Parts,
-    exchange: &mut Exchange,
+    mut head: Request,
 ) -> Result<Wish, Failure> {
-    parts.headers.remove(header::CONTENT_LENGTH);
-    let id = client.worker().with_rng(|rng| {
-        client
-            .hop
-            .request(&mut parts, forwarded::Exchange::Upgrade, rng)
-    });
-    exchange.note(|line| line.request_id = Some(id.into()));
-    forwarded::aim(&mut parts, Wire::Http1)?;
+    talk.mark(&mut head, forwarded::Exchange::Upgrade);
+    forwarded::aim(&mut head, Wire::Http1)?;
     Ok(Wish {
-        service: service.clone(),
+        service,
         wanted,
-        parts,
+        head,
     })
 }
 
 /// Passes the handshake to a node and its answer back.
-pub(crate) async fn forward(
-    client: &Arc<ClientConnection>,
-    wish: &mut Wish,
-    exchange: &mut Exchange,
-) -> Result<Forwarded, Failure> {
-    let answer = shake_hands(client, &wish.service, &wish.parts, exchange).await?;
-    if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Forwarded::Answered(answer));
+pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded, Failure> {
+    let (node, response, lease) = shake_hands(talk, &wish).await?;
+    if response.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Forwarded::Answered(Answered {
+            response,
+            node,
+            lease,
+            service: wish.service,
+            upload: Upload::new(false, 0, None),
+        }));
     }
-    switch(client, &wish.service, &mut wish.wanted, answer)
+    let node = switch(talk, &wish, response, node)?;
+    Ok(Forwarded::Switched(Box::new(Tunnel {
+        node,
+        _lease: lease,
+        idle_timeout: wish.service.policy.tunnel_idle_timeout,
+        record: None,
+    })))
 }
 
 /// Asks a node on a connection of its own. What it does with the question is its answer: a handshake is not asked twice.
 async fn shake_hands(
-    client: &ClientConnection,
-    service: &Service,
-    parts: &Parts,
-    exchange: &mut Exchange,
-) -> Result<Answer, Failure> {
-    let (mut sender, lease) = reach(client, service, Upstream::tunnel, |lease, tries| {
-        exchange.tried(lease, tries);
+    talk: &mut Talk<'_>,
+    wish: &Wish,
+) -> Result<(Node, Response, Lease), Failure> {
+    let service = &wish.service;
+    let record = &mut talk.record;
+    let (mut node, lease) = reach(talk.client, service, Upstream::fresh, |lease, tries| {
+        record.tried(lease, tries);
     })
     .await?;
-    let sent = sender.send_request(request(parts));
-    match tokio::time::timeout(service.policy.response_head_timeout, sent).await {
-        Ok(Ok(response)) => {
-            let latency = lease.answered();
-            exchange.note(|line| line.first_byte = Some(latency));
-            let connection = Connection::Http1 {
-                sender,
-                reused: false,
-            };
-            Ok(Answer {
-                response,
-                lease,
-                connection,
-            })
+    node.ask(&wish.head);
+    talk.lifeline.within(service.policy.response_head_timeout);
+    let answered = poll_fn(|cx| poll_handshake(cx, talk, &mut node)).await;
+    talk.lifeline.until(None);
+    if let Err(Failure::Gone(_)) = answered {
+        let worker = talk.client.worker();
+        worker.suspect(service, &lease.upstream.endpoint);
+    }
+    let response = answered?;
+    let latency = lease.answered();
+    talk.record.note(|line| line.first_byte = Some(latency));
+    Ok((node, response, lease))
+}
+
+fn poll_handshake(
+    cx: &mut Context<'_>,
+    talk: &mut Talk<'_>,
+    node: &mut Node,
+) -> Poll<Result<Response, Failure>> {
+    talk.lifeline.register(cx);
+    if talk.lifeline.is_cut() {
+        return Poll::Ready(Err(Failure::Drained));
+    }
+    if talk.lifeline.is_due() {
+        return Poll::Ready(Err(Failure::Silent));
+    }
+    // A failure to write shows again when the answer is read.
+    let _ = node.side.poll_flush(cx);
+    while let Poll::Ready(answer) = node.poll_answer(cx, true) {
+        let head = answer.map_err(Failure::Gone)?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS || !head.status.is_informational() {
+            return Poll::Ready(Ok(head));
         }
-        Ok(Err(err)) => {
-            client.worker().suspect(service, &lease.upstream.endpoint);
-            Err(Failure::Gone(err))
-        }
-        Err(_) => Err(Failure::Silent),
+    }
+    match talk.side.poll_gone(cx) {
+        Poll::Ready(()) => Poll::Ready(Err(Failure::ClientGone)),
+        Poll::Pending => Poll::Pending,
     }
 }
 
-fn request(parts: &Parts) -> Request<RequestBody> {
-    let mut request = Request::new(RequestBody::empty());
-    *request.method_mut() = parts.method.clone();
-    *request.uri_mut() = parts.uri.clone();
-    *request.headers_mut() = parts.headers.clone();
-    request
-}
-
+/// Tells the client that its connection, or its stream, is a tunnel from here on.
 fn switch(
-    client: &Arc<ClientConnection>,
-    service: &Service,
-    wanted: &mut Wanted,
-    answer: Answer,
-) -> Result<Forwarded, Failure> {
-    let Answer {
-        mut response,
-        lease,
-        ..
-    } = answer;
-    let on_node = hyper::upgrade::on(&mut response);
-    let (mut parts, _) = response.into_parts();
-    forwarded::response(&mut parts);
-    if let Some(expected) = wanted.accept.take() {
-        let accepted = parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
-        if accepted.as_ref().map(HeaderValue::as_bytes) != Some(expected.as_bytes()) {
+    talk: &mut Talk<'_>,
+    wish: &Wish,
+    mut response: Response,
+    node: Node,
+) -> Result<Http1, Failure> {
+    forwarded::response(&mut response);
+    if let Some(expected) = &wish.wanted.accept {
+        let accepted = response.fields.only(Known::SecWebsocketAccept);
+        if accepted != Some(expected.as_bytes()) {
             return Err(Failure::BadHandshake);
         }
         // HTTP/2 has no 101: the stream itself becomes the tunnel (RFC 8441 §5).
-        parts.status = StatusCode::OK;
-        parts.headers.remove(header::UPGRADE);
-        parts.headers.remove(header::CONNECTION);
+        response.status = StatusCode::OK;
+        response.framing = balancer_core::message::Framing::Stream;
+        for known in [Known::SecWebsocketAccept, Known::Upgrade, Known::Connection] {
+            response.fields.remove(known);
+        }
     }
-    let idle = service.policy.tunnel_idle_timeout;
-    let tunnel = Tunnel {
-        client: client.clone(),
-        held: client
-            .worker()
-            .lifelines
-            .hold(Patience { head: idle, idle }),
-        lease,
-        on_client: wanted.on_client.clone(),
-        on_node,
-    };
-    let answer = Response::from_parts(parts, ());
-    Ok(Forwarded::Switched(Switched { answer, tunnel }))
-}
-
-impl Switched {
-    pub(crate) fn into_response(self, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
-        let (parts, ()) = self.answer.into_parts();
-        exchange.answered(parts.status);
-        let tracker = self.tunnel.client.worker().clone();
-        tracker.connections.spawn(async move {
-            let ended = self.tunnel.run().await;
-            exchange.end(ended);
-        });
-        Response::from_parts(parts, ResponseBody::none())
-    }
+    talk.record.answered(response.status);
+    answer::send_switch(talk, &response).map_err(Failure::BadAnswer)?;
+    let mut node = node.into_http1().ok_or(Failure::BadHandshake)?;
+    node.becomes_tunnel();
+    Ok(node)
 }
 
 impl Tunnel {
-    async fn run(self) -> Ended {
-        let both = tokio::try_join!(self.on_client, self.on_node);
-        let ended = match both {
-            Ok((client, node)) => relay(client, node, &self.held.lifeline).await,
-            Err(err) => {
-                tracing::debug!(%err, "a tunnel did not begin");
-                Ended::ClientGone
-            }
-        };
-        drop(self.lease);
-        ended
-    }
-}
-
-/// Straight from socket to socket where both sides are sockets of their own.
-async fn relay(client: Upgraded, node: Upgraded, lifeline: &Lifeline) -> Ended {
-    let (node, from_node) = match node.downcast::<TokioIo<NodeStream>>() {
-        Ok(parts) => (parts.io.into_inner().0, parts.read_buf),
-        Err(_) => return Ended::TunnelClosed,
-    };
-    match client.downcast::<TokioIo<ClientStream>>() {
-        Ok(parts) => {
-            let (socket, first) = parts.io.into_inner().into_parts();
-            let from_client = [first, parts.read_buf].concat().into();
-            Relay::new(&socket, &node, from_client, from_node)
-                .run(lifeline)
-                .await
+    /// Relays between the node and a client that has a connection of its own, until either ends it.
+    pub(crate) async fn run(self: Box<Self>, client: Http1, lifeline: &Lifeline) {
+        let Self {
+            node,
+            _lease: lease,
+            idle_timeout,
+            record,
+        } = *self;
+        let ended = relay(client, node, Bytes::new(), idle_timeout, lifeline).await;
+        drop(lease);
+        if let Some(mut record) = record {
+            record.end(ended);
         }
-        Err(stream) => relay_stream(stream, node, from_node, lifeline).await,
+    }
+
+    /// Relays between the node and a client's stream.
+    pub(super) async fn run_on_stream(
+        self: Box<Self>,
+        client: &mut Side,
+        lifeline: &Lifeline,
+    ) -> Ended {
+        let mut node = Side::Http1(self.node);
+        relay_sides(client, &mut node, self.idle_timeout, lifeline).await
     }
 }
 
-/// The client is one stream among others of an HTTP/2 connection.
-async fn relay_stream(
-    stream: Upgraded,
-    node: TcpStream,
-    from_node: Bytes,
+/// Relays until both have ended, straight from socket to socket where nothing lies between. `first` goes to the node before all else.
+pub(super) async fn relay(
+    client: Http1,
+    mut node: Http1,
+    first: Bytes,
+    idle_timeout: Duration,
     lifeline: &Lifeline,
 ) -> Ended {
-    let mut stream = Watched {
-        inner: TokioIo::new(stream),
-        lifeline,
-    };
-    let mut node = std::pin::pin!(node);
-    let copied = async {
-        tokio::io::AsyncWriteExt::write_all(&mut stream, &from_node).await?;
-        tokio::io::copy_bidirectional_with_sizes(
-            &mut stream,
-            &mut *node,
-            STREAM_BUFFER_BYTES,
-            STREAM_BUFFER_BYTES,
-        )
-        .await
-    };
-    match copied.await {
-        Err(err) if err.kind() == io::ErrorKind::TimedOut => Ended::TunnelCut,
-        Err(err) => {
-            tracing::debug!(%err, "a tunnel broke");
-            Ended::TunnelClosed
-        }
-        Ok(_) => Ended::TunnelClosed,
+    if let (Some(client_socket), Some(node_socket)) =
+        (client.stream().as_plain(), node.stream().as_plain())
+    {
+        let to_node = [&first, client.read_ahead()].concat();
+        let to_client = Bytes::copy_from_slice(node.read_ahead());
+        return Relay::new(client_socket, node_socket, to_node.into(), to_client)
+            .run(lifeline, idle_timeout)
+            .await;
     }
+    let mut client = client;
+    client.becomes_tunnel();
+    node.becomes_tunnel();
+    node.put(&first);
+    let (mut client, mut node) = (Side::Http1(client), Side::Http1(node));
+    relay_sides(&mut client, &mut node, idle_timeout, lifeline).await
 }
 
-/// A stream whose reads fail once its lifeline is cut.
-struct Watched<'a> {
-    inner: TokioIo<Upgraded>,
-    lifeline: &'a Lifeline,
-}
-
-impl AsyncRead for Watched<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.lifeline.register(cx.waker());
-        if self.lifeline.order() == Order::Cut {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+async fn relay_sides(
+    client: &mut Side,
+    node: &mut Side,
+    idle_timeout: Duration,
+    lifeline: &Lifeline,
+) -> Ended {
+    let (mut up, mut down) = (Half::default(), Half::default());
+    lifeline.within(idle_timeout);
+    poll_fn(|cx| {
+        lifeline.register(cx);
+        if lifeline.is_cut() || lifeline.is_due() {
+            return Poll::Ready(Ended::TunnelCut);
         }
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.lifeline.stir();
+        let moved = up.moved + down.moved;
+        let polled = (up.poll(cx, client, node), down.poll(cx, node, client));
+        if up.moved + down.moved > moved {
+            lifeline.within(idle_timeout);
+        }
+        match polled {
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::TunnelClosed),
+            (Poll::Ready(Err(err)), _) | (_, Poll::Ready(Err(err))) => {
+                tracing::debug!(%err, "a tunnel broke");
+                Poll::Ready(Ended::TunnelClosed)
+            }
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// One direction of a tunnel.
+#[derive(Default)]
+struct Half {
+    moved: u64,
+    is_over: bool,
+}
+
+impl Half {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Side,
+        to: &mut Side,
+    ) -> Poll<Result<(), SideError>> {
+        while !self.is_over {
+            match from.poll_data(cx)? {
+                Poll::Ready(0) => {
+                    std::task::ready!(to.poll_flush(cx))?;
+                    to.end_writing()?;
+                    self.is_over = true;
+                }
+                Poll::Ready(_) => {
+                    self.moved += std::task::ready!(poll_pass(cx, from, to, |_| {}))? as u64;
+                }
+                Poll::Pending => {
+                    std::task::ready!(to.poll_flush(cx))?;
+                    from.rest();
+                    return Poll::Pending;
+                }
+            }
+        }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Watched<'_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.lifeline.stir();
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 

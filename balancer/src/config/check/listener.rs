@@ -36,6 +36,9 @@ fn one(keys: &Keys<'_>, raw: raw::Listener, services: &Named) -> Result<Listener
         detect_timeout: raw.detect_timeout,
         max_head_bytes: raw.max_head_bytes,
         max_headers: raw.max_headers,
+        min_body_rate: raw.min_body_rate,
+        min_body_rate_grace: raw.min_body_rate_grace,
+        send_timeout: raw.send_timeout,
         trusted_proxies: trusted(keys, &raw.trusted_proxies)?,
     };
     Ok(listener)

@@ -41,6 +41,8 @@ fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
         response_head_timeout: raw.response_head_timeout,
         idle_timeout: raw.idle_timeout,
         tunnel_idle_timeout: raw.tunnel_idle_timeout,
+        stream_idle_timeout: raw.stream_idle_timeout,
+        replay_max_bytes: raw.replay_max_bytes,
         max_idle_connections: raw.max_idle_connections,
         queue_wait: raw.queue_wait,
         queue_max: raw.queue_max,
