@@ -1,0 +1,3 @@
+//! Attacks and lies, tried for real: each against its bar, while a client beside it must not notice.
+
+mod smuggling;
