@@ -214,7 +214,11 @@ mod tests {
         heard.extend_from_slice(&head(70_000, kind::PING, 0, 0));
         assert_eq!(Frame::decode(&mut heard), Some(frame.clone()));
         assert_eq!(&frame.payload[..], b"\x02abc\0\0");
-        assert_eq!(Frame::decode(&mut heard), None, "it is not there as a whole");
+        assert_eq!(
+            Frame::decode(&mut heard),
+            None,
+            "it is not there as a whole"
+        );
     }
 
     #[test]

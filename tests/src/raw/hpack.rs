@@ -115,7 +115,10 @@ pub fn status(block: &[u8]) -> Option<u16> {
     let mut rest = block;
     while let Some(size) = rest.first().filter(|it| *it & 0xe0 == 0x20) {
         // A size that needs more bytes ends with the first byte below 128.
-        let more = rest[1..].iter().position(|it| *it < 128).map_or(0, |n| n + 1);
+        let more = rest[1..]
+            .iter()
+            .position(|it| *it < 128)
+            .map_or(0, |n| n + 1);
         let used = if *size & 0x1f == 0x1f { 1 + more } else { 1 };
         rest = &rest[used..];
     }

@@ -139,7 +139,9 @@ fn framing(fields: &[(String, String)]) -> Step<Framing> {
         (None, Some(_)) => Err(Never::Broken("an encoding other than chunked")),
         (Some(it), None) if !it.is_empty() && it.bytes().all(|it| it.is_ascii_digit()) => {
             let length = it.parse();
-            Ok(Framing::Length(length.map_err(|_| Never::Broken("a huge length"))?))
+            Ok(Framing::Length(
+                length.map_err(|_| Never::Broken("a huge length"))?,
+            ))
         }
         (Some(_), None) => Err(Never::Broken("a length that is no number")),
         (Some(_), Some(_)) => Err(Never::Broken("a length beside an encoding")),
@@ -179,7 +181,10 @@ fn chunk_size(bytes: &[u8], at: usize) -> Step<(usize, usize)> {
     let end = end.ok_or(Never::More)?;
     let digits = std::str::from_utf8(digits).unwrap_or_default();
     let size = usize::from_str_radix(digits, 16);
-    Ok((size.map_err(|_| Never::Broken("an empty chunk size"))?, at + end + 2))
+    Ok((
+        size.map_err(|_| Never::Broken("an empty chunk size"))?,
+        at + end + 2,
+    ))
 }
 
 fn trailers_end(bytes: &[u8], at: usize) -> Step<usize> {
@@ -213,7 +218,10 @@ mod tests {
         let Read::Whole(request, used) = read_request(sent) else {
             panic!("it is good");
         };
-        assert_eq!((request.host.as_str(), &request.body[..]), ("h", &b"abc"[..]));
+        assert_eq!(
+            (request.host.as_str(), &request.body[..]),
+            ("h", &b"abc"[..])
+        );
         assert_eq!(used, sent.len() - 3);
         for cut in 0..used {
             assert_eq!(read_request(&sent[..cut]), Read::NeedMore, "{cut}");

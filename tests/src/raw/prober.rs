@@ -144,7 +144,10 @@ mod tests {
     fn the_slowest_hundredth_is_left_out() {
         let mut answers: Vec<_> = (1..=200).map(Duration::from_millis).collect();
         assert_eq!(p99(&mut answers), Duration::from_millis(198));
-        assert_eq!(p99(&mut [Duration::from_millis(3)]), Duration::from_millis(3));
+        assert_eq!(
+            p99(&mut [Duration::from_millis(3)]),
+            Duration::from_millis(3)
+        );
     }
 
     #[test]

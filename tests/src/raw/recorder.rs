@@ -91,7 +91,11 @@ async fn record(mut stream: TcpStream, seen: Arc<Mutex<Vec<Event>>>) {
                 continued = false;
                 let is_head = request.method == "HEAD";
                 lock(&seen).push(Event::Whole(request));
-                let answer = if is_head { &ANSWER[..ANSWER.len() - 2] } else { ANSWER };
+                let answer = if is_head {
+                    &ANSWER[..ANSWER.len() - 2]
+                } else {
+                    ANSWER
+                };
                 if stream.write_all(answer).await.is_err() {
                     return;
                 }

@@ -6,19 +6,71 @@ const NEXT: &str = "GET /n HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Fields that end here, and what the node must not see.
 const ENDED: &[(&str, &str, &[&str])] = &[
-    ("a nominated field", "Connection: x-secret\r\nX-Secret: 1", &["x-secret"]),
-    ("a field nominated beside close", "Connection: keep-alive, X-Secret\r\nx-secret: 1", &["x-secret"]),
-    ("a field nominated in a second line", "Connection: keep-alive\r\nConnection: x-secret\r\nX-Secret: 1", &["x-secret"]),
-    ("a field nominated after empty elements", "Connection: , ,x-secret,\r\nX-Secret: 1", &["x-secret"]),
-    ("a field nominated twice", "Connection: x-secret, x-secret\r\nX-Secret: 1\r\nX-Secret: 2", &["x-secret"]),
-    ("a field of keeping alive", "Connection: keep-alive\r\nKeep-Alive: timeout=5", &["keep-alive", "connection"]),
-    ("a field for a proxy's connection", "Proxy-Connection: keep-alive", &["proxy-connection"]),
-    ("an upgrade that nobody nominated", "Upgrade: websocket", &["upgrade"]),
-    ("an upgrade to h2c", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__", &["upgrade", "http2-settings"]),
-    ("an upgrade to TLS", "Connection: Upgrade\r\nUpgrade: TLS/1.0", &["upgrade"]),
-    ("an upgrade to a list", "Connection: Upgrade\r\nUpgrade: websocket, h2c", &["upgrade"]),
-    ("two lines of upgrades", "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket", &["upgrade"]),
-    ("a nominated te", "Connection: te\r\nTE: gzip", &["transfer-encoding"]),
+    (
+        "a nominated field",
+        "Connection: x-secret\r\nX-Secret: 1",
+        &["x-secret"],
+    ),
+    (
+        "a field nominated beside close",
+        "Connection: keep-alive, X-Secret\r\nx-secret: 1",
+        &["x-secret"],
+    ),
+    (
+        "a field nominated in a second line",
+        "Connection: keep-alive\r\nConnection: x-secret\r\nX-Secret: 1",
+        &["x-secret"],
+    ),
+    (
+        "a field nominated after empty elements",
+        "Connection: , ,x-secret,\r\nX-Secret: 1",
+        &["x-secret"],
+    ),
+    (
+        "a field nominated twice",
+        "Connection: x-secret, x-secret\r\nX-Secret: 1\r\nX-Secret: 2",
+        &["x-secret"],
+    ),
+    (
+        "a field of keeping alive",
+        "Connection: keep-alive\r\nKeep-Alive: timeout=5",
+        &["keep-alive", "connection"],
+    ),
+    (
+        "a field for a proxy's connection",
+        "Proxy-Connection: keep-alive",
+        &["proxy-connection"],
+    ),
+    (
+        "an upgrade that nobody nominated",
+        "Upgrade: websocket",
+        &["upgrade"],
+    ),
+    (
+        "an upgrade to h2c",
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+        &["upgrade", "http2-settings"],
+    ),
+    (
+        "an upgrade to TLS",
+        "Connection: Upgrade\r\nUpgrade: TLS/1.0",
+        &["upgrade"],
+    ),
+    (
+        "an upgrade to a list",
+        "Connection: Upgrade\r\nUpgrade: websocket, h2c",
+        &["upgrade"],
+    ),
+    (
+        "two lines of upgrades",
+        "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket",
+        &["upgrade"],
+    ),
+    (
+        "a nominated te",
+        "Connection: te\r\nTE: gzip",
+        &["transfer-encoding"],
+    ),
 ];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -77,7 +129,8 @@ fn nominations() -> Vec<Case> {
 
 /// The node answers 200, so that nothing is a tunnel and the bytes behind the request are another request, or nothing.
 fn upgrades() -> Vec<Case> {
-    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let websocket =
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     let with = |fields: &str, behind: &str| {
         format!("GET /t HTTP/1.1\r\nHost: a\r\n{websocket}\r\n{fields}\r\n\r\n{behind}")
     };
@@ -155,7 +208,10 @@ fn expectations() -> Vec<Case> {
         ),
         at_most(
             "an expectation twice",
-            with("Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 3", "abc"),
+            with(
+                "Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: 3",
+                "abc",
+            ),
             &both,
         ),
         at_most(

@@ -5,34 +5,106 @@ use super::{Case, at_most, get, refused, request, seen};
 const REFUSED: &[(&str, &str)] = &[
     ("no host", "GET /t HTTP/1.1\r\n\r\n"),
     ("two hosts", "GET /t HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
-    ("the same host twice", "GET /t HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
-    ("two hosts in different letters", "GET /t HTTP/1.1\r\nHost: a\r\nhOST: b\r\n\r\n"),
+    (
+        "the same host twice",
+        "GET /t HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "two hosts in different letters",
+        "GET /t HTTP/1.1\r\nHost: a\r\nhOST: b\r\n\r\n",
+    ),
     ("an empty host", "GET /t HTTP/1.1\r\nHost:\r\n\r\n"),
-    ("a host with a space", "GET /t HTTP/1.1\r\nHost: a b\r\n\r\n"),
+    (
+        "a host with a space",
+        "GET /t HTTP/1.1\r\nHost: a b\r\n\r\n",
+    ),
     ("a host with a tab", "GET /t HTTP/1.1\r\nHost: a\tb\r\n\r\n"),
-    ("a host with a slash", "GET /t HTTP/1.1\r\nHost: a/b\r\n\r\n"),
-    ("a host with a backslash", "GET /t HTTP/1.1\r\nHost: a\\b\r\n\r\n"),
-    ("a host with a user", "GET /t HTTP/1.1\r\nHost: user@a\r\n\r\n"),
-    ("a host with a question mark", "GET /t HTTP/1.1\r\nHost: a?b\r\n\r\n"),
-    ("a host with a fragment", "GET /t HTTP/1.1\r\nHost: a#b\r\n\r\n"),
-    ("a host with a port that is no number", "GET /t HTTP/1.1\r\nHost: a:x\r\n\r\n"),
-    ("a host with two ports", "GET /t HTTP/1.1\r\nHost: a:80:81\r\n\r\n"),
-    ("a host with an open bracket", "GET /t HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+    (
+        "a host with a slash",
+        "GET /t HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    ),
+    (
+        "a host with a backslash",
+        "GET /t HTTP/1.1\r\nHost: a\\b\r\n\r\n",
+    ),
+    (
+        "a host with a user",
+        "GET /t HTTP/1.1\r\nHost: user@a\r\n\r\n",
+    ),
+    (
+        "a host with a question mark",
+        "GET /t HTTP/1.1\r\nHost: a?b\r\n\r\n",
+    ),
+    (
+        "a host with a fragment",
+        "GET /t HTTP/1.1\r\nHost: a#b\r\n\r\n",
+    ),
+    (
+        "a host with a port that is no number",
+        "GET /t HTTP/1.1\r\nHost: a:x\r\n\r\n",
+    ),
+    (
+        "a host with two ports",
+        "GET /t HTTP/1.1\r\nHost: a:80:81\r\n\r\n",
+    ),
+    (
+        "a host with an open bracket",
+        "GET /t HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    ),
     ("a host with a NUL", "GET /t HTTP/1.1\r\nHost: a\0\r\n\r\n"),
-    ("a host with a scheme", "GET /t HTTP/1.1\r\nHost: http://a\r\n\r\n"),
-    ("a host beyond ASCII", "GET /t HTTP/1.1\r\nHost: \u{e9}\r\n\r\n"),
-    ("an absolute target without a host field", "GET http://a/t HTTP/1.1\r\n\r\n"),
-    ("an absolute target with a user", "GET http://user@a/t HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ("an absolute target without a host", "GET http:///t HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ("an absolute target with one slash", "GET http:/t HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ("an absolute target with a port that is no number", "GET http://a:x/t HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ("a target without a slash", "GET t HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ("a target that is a host", "GET a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n"),
+    (
+        "a host with a scheme",
+        "GET /t HTTP/1.1\r\nHost: http://a\r\n\r\n",
+    ),
+    (
+        "a host beyond ASCII",
+        "GET /t HTTP/1.1\r\nHost: \u{e9}\r\n\r\n",
+    ),
+    (
+        "an absolute target without a host field",
+        "GET http://a/t HTTP/1.1\r\n\r\n",
+    ),
+    (
+        "an absolute target with a user",
+        "GET http://user@a/t HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "an absolute target without a host",
+        "GET http:///t HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "an absolute target with one slash",
+        "GET http:/t HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "an absolute target with a port that is no number",
+        "GET http://a:x/t HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "a target without a slash",
+        "GET t HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "a target that is a host",
+        "GET a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
+    ),
     ("an asterisk of a GET", "GET * HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ("a query without a path", "GET ?x HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ("a connection to elsewhere", "CONNECT b:443 HTTP/1.1\r\nHost: b:443\r\n\r\nGET /evil HTTP/1.1\r\nHost: a\r\n\r\n"),
-    ("a connection with a length", "CONNECT b:443 HTTP/1.1\r\nHost: b:443\r\nContent-Length: 3\r\n\r\nabc"),
-    ("a connection to a path", "CONNECT /t HTTP/1.1\r\nHost: a\r\n\r\n"),
+    (
+        "a query without a path",
+        "GET ?x HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "a connection to elsewhere",
+        "CONNECT b:443 HTTP/1.1\r\nHost: b:443\r\n\r\nGET /evil HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
+    (
+        "a connection with a length",
+        "CONNECT b:443 HTTP/1.1\r\nHost: b:443\r\nContent-Length: 3\r\n\r\nabc",
+    ),
+    (
+        "a connection to a path",
+        "CONNECT /t HTTP/1.1\r\nHost: a\r\n\r\n",
+    ),
 ];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -99,11 +171,7 @@ fn tolerated() -> Vec<Case> {
             "GET /\\t HTTP/1.1\r\nHost: a\r\n\r\n",
             &[get("/\\t")],
         ),
-        at_most(
-            "no host in HTTP/1.0",
-            "GET /t HTTP/1.0\r\n\r\n",
-            &of(""),
-        ),
+        at_most("no host in HTTP/1.0", "GET /t HTTP/1.0\r\n\r\n", &of("")),
     ]
 }
 

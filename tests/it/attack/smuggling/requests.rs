@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::{Case, Expected, Seen, chunks, framing, hops, hosts, lines};
 
 /// How long a refusal or an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How long it must be quiet after an answer before nothing more is expected.
 const QUIET: Duration = Duration::from_millis(30);
 /// What warms a connection up.
@@ -124,15 +124,18 @@ impl Stage {
             client.hears("ok").await;
         }
         self.say(&mut client, &case.sent).await;
-        let reaction = react(&mut client, answers_due(&case.expected)).await?;
-        let warm_up = self.recorder_after_marker().await?;
-        drop(client);
-        reaction.suits(&case.expected)?;
-        self.saw(case, warm_up)
+        let reaction = react(&mut client, answers_due(&case.expected)).await;
+        let events = self.events_before_marker().await?;
+        reaction?.suits(&case.expected)?;
+        self.saw(case, events)
     }
 
     async fn say(&self, client: &mut Dialogue, sent: &[u8]) {
-        let size = if self.manner == Manner::Drops { 1 } else { sent.len() };
+        let size = if self.manner == Manner::Drops {
+            1
+        } else {
+            sent.len()
+        };
         for piece in sent.chunks(size) {
             // The refusal may come before everything is said.
             if client.try_say(piece).await.is_err() {
@@ -142,7 +145,7 @@ impl Stage {
     }
 
     /// The marker comes from another client, and after it everything that the case has caused.
-    async fn recorder_after_marker(&mut self) -> Result<Vec<Event>, String> {
+    async fn events_before_marker(&mut self) -> Result<Vec<Event>, String> {
         let marker = format!("/marker-{}", self.played);
         let mut client = Dialogue::with(self.balancer.entry()).await;
         let ask = format!("GET {marker} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -197,16 +200,12 @@ impl Stage {
 }
 
 impl Reaction {
-    /// Who is refused is told so, and not asked to go on.
+    /// Who is refused is told so; a connection whose next message cannot be found ends.
     fn suits(&self, expected: &Expected) -> Result<(), String> {
         let heard = String::from_utf8_lossy(&self.heard);
-        let status: u16 = heard
-            .split(' ')
-            .nth(1)
-            .and_then(|it| it.parse().ok())
-            .unwrap_or_default();
+        let status = final_status(&heard);
         let good = match expected {
-            Expected::Refused => (400..=505).contains(&status) && self.is_closed,
+            Expected::Refused => (400..=505).contains(&status),
             Expected::Broken => self.is_closed && status != 200,
             Expected::Seen(_) => status == 200,
             Expected::AtMost(_) => status >= 200,
@@ -221,9 +220,9 @@ impl Reaction {
 fn answers_due(expected: &Expected) -> usize {
     match expected {
         Expected::Seen(all) => all.len(),
-        // A refusal ends the connection, which is waited for.
-        Expected::Refused | Expected::Broken => usize::MAX,
-        Expected::AtMost(_) => 1,
+        // A body that goes wrong ends the connection, which is waited for.
+        Expected::Broken => usize::MAX,
+        Expected::Refused | Expected::AtMost(_) => 1,
     }
 }
 
@@ -254,6 +253,16 @@ async fn react(client: &mut Dialogue, answers_due: usize) -> Result<Reaction, St
             Err(_) => {}
         }
     }
+}
+
+/// The first status that is no forerunner's; 0 when there is none.
+fn final_status(heard: &str) -> u16 {
+    let lines = heard.lines().filter_map(|it| it.strip_prefix("HTTP/1.1 "));
+    let statuses = lines.filter_map(|it| it.get(..3)?.parse().ok());
+    statuses
+        .into_iter()
+        .find(|it| *it >= 200)
+        .unwrap_or_default()
 }
 
 fn final_answers(heard: &[u8]) -> usize {
