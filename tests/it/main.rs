@@ -2,5 +2,6 @@
 
 mod attack;
 mod cluster;
+mod conformance;
 mod registry;
 mod walk;

@@ -6,12 +6,10 @@ use tests::raw::{
     frame::{Frame, flag, kind, setting},
     hpack::Block,
     http2::{Outcome, Peer},
+    victim::{Manner, Victim},
 };
 
-use super::{
-    victims::{Manner, Victim},
-    world::{ANY_GROWTH, MIB, World},
-};
+use super::world::{ANY_GROWTH, MIB, World};
 
 /// By how many frames a connection that only makes work is ended.
 const FRAMES_MAX: usize = 10_000;

@@ -5,5 +5,4 @@ mod floods;
 mod slow;
 mod smuggling;
 mod streams;
-mod victims;
 mod world;

@@ -11,15 +11,13 @@ use tests::{
     raw::{
         frame::{Frame, PREFACE, code, flag, setting},
         hpack::Block,
-        http2::{Outcome, Peer},
+        http2::{Outcome, Peer, dial},
+        victim::{Manner, Victim},
     },
 };
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 
-use super::{
-    victims::{Manner, Victim},
-    world::{ANY_GROWTH, MIB, SLACK, World, connections},
-};
+use super::world::{ANY_GROWTH, MIB, SLACK, World, connections};
 
 /// From one drop of a dripping client to the next.
 const DRIP_EVERY: Duration = Duration::from_millis(200);
@@ -213,8 +211,7 @@ async fn drip(address: SocketAddr) -> Duration {
 
 /// Three ways to begin and not to go on.
 async fn slow_http2(address: SocketAddr, n: usize) {
-    let stream = TcpStream::connect(address).await;
-    let mut peer = Peer::over(stream.expect("the balancer listens"));
+    let mut peer = Peer::over(dial(address).await);
     match n % 3 {
         0 => peer.say_bytes(&PREFACE[..20]).await,
         1 => peer.say_bytes(PREFACE).await,
@@ -255,8 +252,7 @@ async fn slow_post(address: SocketAddr, grace: Duration) {
 }
 
 async fn unread_streams(address: SocketAddr, window: u32) -> Peer {
-    let stream = TcpStream::connect(address).await;
-    let stream = stream.expect("the balancer listens");
+    let stream = dial(address).await;
     let settings = [(setting::INITIAL_WINDOW_SIZE, window)];
     let mut peer = Peer::agree_on(stream, &settings).await;
     let asks: Vec<_> = (0..50)

@@ -4,12 +4,10 @@ use tests::raw::{
     frame::{Frame, flag, kind, setting},
     hpack::Block,
     http2::{Outcome, Peer},
+    victim::{Manner, Victim},
 };
 
-use super::{
-    victims::{Manner, Victim},
-    world::{ANY_GROWTH, World},
-};
+use super::world::{ANY_GROWTH, World};
 
 /// How many streams are sent in one go, so that a refusal is seen soon.
 const AT_ONCE: u32 = 50;

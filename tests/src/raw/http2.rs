@@ -54,8 +54,7 @@ pub struct Answer {
 impl Peer {
     /// Connects, and agrees on settings.
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await;
-        Self::agree(stream.expect("the balancer listens")).await
+        Self::agree(dial(address).await).await
     }
 
     /// Agrees on settings over a fresh connection.
@@ -253,6 +252,16 @@ impl Peer {
             }
         }
     }
+}
+
+/// A socket that sends each frame at once.
+pub async fn dial(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await;
+    let stream = stream.expect("the balancer listens");
+    stream
+        .set_nodelay(true)
+        .expect("a TCP socket has the option");
+    stream
 }
 
 /// What a frame says about a stream's fate.

@@ -11,3 +11,4 @@ pub mod prober;
 pub mod recorder;
 pub mod resident;
 pub mod tls;
+pub mod victim;

@@ -15,6 +15,8 @@ use tokio_rustls::{
     },
 };
 
+use super::http2::dial;
+
 /// The name that the certificate is for.
 pub const NAME: &str = "app.example";
 
@@ -56,8 +58,7 @@ impl Certificate {
             .expect("the provider knows the default versions");
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = TcpStream::connect(address).await;
-        let stream = stream.expect("the balancer listens");
+        let stream = dial(address).await;
         let name = ServerName::try_from(NAME).expect("it is a name");
         let shaken = TlsConnector::from(Arc::new(config)).connect(name, stream);
         shaken.await.expect("the balancer shakes hands")

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tests::ports::{self, PortLease};
+use crate::ports::{self, PortLease};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -20,7 +20,7 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// How a victim answers.
 #[derive(Clone, Debug)]
-pub(super) enum Manner {
+pub enum Manner {
     /// Not at all.
     Deaf,
     /// With these bytes, and then with the others again and again.
@@ -28,14 +28,14 @@ pub(super) enum Manner {
 }
 
 /// A running node; dropped, it is gone.
-pub(super) struct Victim {
+pub struct Victim {
     lease: PortLease,
     requests: Arc<AtomicUsize>,
     server: JoinHandle<()>,
 }
 
 impl Victim {
-    pub(super) async fn start(manner: Manner) -> Self {
+    pub async fn start(manner: Manner) -> Self {
         let lease = ports::free().expect("a port is free");
         let listener = TcpListener::bind(lease.address()).await;
         let listener = listener.expect("a leased port can be bound");
@@ -48,12 +48,12 @@ impl Victim {
         }
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.lease.address()
     }
 
     /// How many heads have come.
-    pub(super) fn requests(&self) -> usize {
+    pub fn requests(&self) -> usize {
         self.requests.load(Relaxed)
     }
 }
