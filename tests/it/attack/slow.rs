@@ -12,6 +12,7 @@ use tests::{
         frame::{Frame, PREFACE, code, flag, setting},
         hpack::Block,
         http2::{Outcome, Peer, dial},
+        recorder::Recorder,
         victim::{Manner, Victim},
     },
 };
@@ -63,7 +64,8 @@ async fn slowloris_over_http2() {
 #[tokio::test]
 async fn slow_post_below_the_rate() {
     let keys = "min_body_rate = 500\nmin_body_rate_grace = '2s'";
-    let world = World::new(keys).await;
+    let victim = Recorder::start().await;
+    let world = World::with_victim(victim.address(), keys, "").await;
     world
         .under(ANY_GROWTH, async |balancer| {
             let mut slow = JoinSet::new();
@@ -77,7 +79,8 @@ async fn slow_post_below_the_rate() {
 
 #[tokio::test]
 async fn slow_post_against_the_defaults() {
-    let world = World::new("").await;
+    let victim = Recorder::start().await;
+    let world = World::with_victim(victim.address(), "", "").await;
     world
         .under(ANY_GROWTH, async |balancer| {
             slow_post(balancer.entry(), Duration::from_secs(10)).await;
@@ -88,11 +91,12 @@ async fn slow_post_against_the_defaults() {
 #[tokio::test]
 async fn slow_post_over_http2() {
     let keys = "min_body_rate = 500\nmin_body_rate_grace = '2s'";
-    let world = World::new(keys).await;
+    let victim = Recorder::start().await;
+    let world = World::with_victim(victim.address(), keys, "").await;
     world
         .under(ANY_GROWTH, async |balancer| {
             let mut peer = Peer::connect(balancer.entry()).await;
-            let block = Block::request("POST", "/echo").field("content-length", "100000");
+            let block = Block::request("POST", "/victim").field("content-length", "100000");
             peer.say(&[Frame::headers(1, flag::NONE, block)]).await;
             let began = Instant::now();
             loop {
@@ -116,11 +120,12 @@ async fn slow_post_over_http2() {
 #[tokio::test]
 async fn a_body_above_the_rate_is_let_be() {
     let keys = "min_body_rate = 500\nmin_body_rate_grace = '1s'";
-    let world = World::new(keys).await;
+    let victim = Recorder::start().await;
+    let world = World::with_victim(victim.address(), keys, "").await;
     world
         .under(ANY_GROWTH, async |balancer| {
             let mut client = Dialogue::with(balancer.entry()).await;
-            let head = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5000\r\n\r\n";
+            let head = "POST /victim HTTP/1.1\r\nhost: a\r\ncontent-length: 5000\r\n\r\n";
             client.say(head).await;
             for _ in 0..25 {
                 client.say([b'x'; 200]).await;
@@ -228,7 +233,7 @@ async fn slow_http2(address: SocketAddr, n: usize) {
 async fn slow_post(address: SocketAddr, grace: Duration) {
     let mut client = Dialogue::with(address).await;
     client
-        .say("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n")
+        .say("POST /victim HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n")
         .await;
     let began = Instant::now();
     loop {

@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How many probes tell what is usual.
 const BASELINE_PROBES: usize = 150;
+/// How many probes a hundredth can be told of, however short the attack is.
+const PROBES_MIN: usize = 100;
 /// Below this a delay says more of the machine than of the balancer.
 const P99_FLOOR: Duration = Duration::from_millis(20);
 /// More than the head and body of an answer to a probe.
@@ -93,7 +95,7 @@ impl Watching {
 
 fn probe_until(stream: &TcpStream, enough: &AtomicBool) -> io::Result<Vec<Duration>> {
     let mut answers = Vec::new();
-    while !enough.load(Relaxed) || answers.is_empty() {
+    while !enough.load(Relaxed) || answers.len() < PROBES_MIN {
         answers.push(probe(stream)?);
         // Nobody unparks this thread, so that this is the pause between two questions.
         thread::park_timeout(PAUSE);

@@ -257,7 +257,10 @@ async fn react(client: &mut Dialogue, answers_due: usize) -> Result<Reaction, St
 
 /// The first status that is no forerunner's; 0 when there is none.
 fn final_status(heard: &str) -> u16 {
-    let lines = heard.lines().filter_map(|it| it.strip_prefix("HTTP/1.1 "));
+    let lines = heard.lines().filter_map(|it| {
+        let rest = it.strip_prefix("HTTP/1.");
+        rest.and_then(|it| it.split_once(' ')).map(|(_, it)| it)
+    });
     let statuses = lines.filter_map(|it| it.get(..3)?.parse().ok());
     statuses
         .into_iter()
@@ -266,6 +269,8 @@ fn final_status(heard: &str) -> u16 {
 }
 
 fn final_answers(heard: &[u8]) -> usize {
-    let heads = heard.windows(10).filter(|it| it.starts_with(b"HTTP/1.1 "));
+    let heads = heard
+        .windows(10)
+        .filter(|it| it.starts_with(b"HTTP/1.") && it[8] == b' ');
     heads.filter(|it| it[9] != b'1').count()
 }
