@@ -4,4 +4,5 @@ mod attack;
 mod cluster;
 mod conformance;
 mod registry;
+mod traps;
 mod walk;

@@ -235,8 +235,8 @@ impl Ends {
 /// Two ends of a tunnel that begins as a stream of HTTP/2.
 struct EndsOnHttp2 {
     peer: Peer,
-    /// What the client's stream and connection may still send.
-    room: usize,
+    /// How many bytes the client has sent.
+    sent: usize,
     node: Dialogue,
     asked: tests::origin::Head,
     _origin: Origin,
@@ -260,7 +260,7 @@ impl EndsOnHttp2 {
         assert_eq!(hpack::status(&head.payload), Some(200));
         Self {
             peer,
-            room: 65_535,
+            sent: 0,
             node,
             asked,
             _origin: origin,
@@ -270,14 +270,11 @@ impl EndsOnHttp2 {
 
     async fn passes(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(FRAME_BYTES_MAX) {
-            while self.room < piece.len() {
-                let update = self
-                    .peer
-                    .until(|it| it.kind == kind::WINDOW_UPDATE && it.stream == 1);
-                let update = update.await.expect("the window is given back");
-                self.room += update.number_at(0) as usize;
+            self.sent += piece.len();
+            while self.peer.allowance(1) < self.sent {
+                let update = self.peer.until(|it| it.kind == kind::WINDOW_UPDATE);
+                update.await.expect("the window is given back");
             }
-            self.room -= piece.len();
             self.peer.say(&[Frame::data(1, flag::NONE, piece)]).await;
             let heard = self.node.hear(piece.len()).await;
             assert!(heard == piece, "{} bytes to the node", bytes.len());
@@ -286,11 +283,9 @@ impl EndsOnHttp2 {
             self.node.say(piece).await;
             let mut heard = Vec::new();
             while heard.len() < piece.len() {
-                let data = self.peer.until(|it| {
-                    self.room += usize::from(it.kind == kind::WINDOW_UPDATE && it.stream == 1)
-                        * it.number_at(0) as usize;
-                    it.kind == kind::DATA && it.stream == 1
-                });
+                let data = self
+                    .peer
+                    .until(|it| it.kind == kind::DATA && it.stream == 1);
                 let data = data.await.expect("what the node says is passed on");
                 heard.extend_from_slice(&data.payload);
                 let n = u32::try_from(data.payload.len()).expect("a frame's length fits");

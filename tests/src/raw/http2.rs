@@ -16,6 +16,8 @@ use super::{
 
 /// How long a reaction may take; far more than it needs.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How large a window is before anybody has changed it (RFC 9113 §6.9.2).
+const WINDOW_BYTES: usize = 65_535;
 /// The payload by which the answer to a question about order is known.
 const MARK: [u8; 8] = *b"order ok";
 
@@ -30,6 +32,8 @@ pub struct Peer {
     heard: BytesMut,
     /// The settings of the other side.
     settings: BTreeMap<u16, u32>,
+    /// By how much each window was opened so far, that of the connection under 0.
+    granted: BTreeMap<u32, usize>,
 }
 
 /// What becomes of a stream or of its connection.
@@ -84,12 +88,21 @@ impl Peer {
             stream: Box::new(stream),
             heard: BytesMut::new(),
             settings: BTreeMap::new(),
+            granted: BTreeMap::new(),
         }
     }
 
     /// A setting of the other side, if it has told one.
     pub fn setting(&self, id: u16) -> Option<u32> {
         self.settings.get(&id).copied()
+    }
+
+    /// How many bytes of bodies may have been sent on a stream so far, by all that was heard (RFC 9113 §6.9.1).
+    pub fn allowance(&self, stream: u32) -> usize {
+        let granted = |it: u32| self.granted.get(&it).copied().unwrap_or_default();
+        let own = self.setting(setting::INITIAL_WINDOW_SIZE);
+        let own = own.map_or(WINDOW_BYTES, |it| it as usize) + granted(stream);
+        own.min(WINDOW_BYTES + granted(0))
     }
 
     /// Sends frames; whether they are heard is for the reaction to tell.
@@ -242,6 +255,9 @@ impl Peer {
     async fn next_by(&mut self, deadline: Instant) -> Result<Frame, Outcome> {
         loop {
             if let Some(frame) = Frame::decode(&mut self.heard) {
+                if frame.kind == kind::WINDOW_UPDATE {
+                    *self.granted.entry(frame.stream).or_default() += frame.number_at(0) as usize;
+                }
                 return Ok(frame);
             }
             let more = timeout_at(deadline, self.stream.read_buf(&mut self.heard)).await;

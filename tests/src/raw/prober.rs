@@ -21,8 +21,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const BASELINE_PROBES: usize = 150;
 /// How many probes a hundredth can be told of, however short the attack is.
 const PROBES_MIN: usize = 100;
-/// Below this a delay says more of the machine than of the balancer.
-const P99_FLOOR: Duration = Duration::from_millis(20);
+/// Below this a delay says more of a machine with two busy cores than of the balancer.
+const P99_FLOOR: Duration = Duration::from_millis(50);
 /// More than the head and body of an answer to a probe.
 const ANSWER_BYTES_MAX: usize = 4096;
 

@@ -23,6 +23,8 @@ const PIECE_BYTES: usize = 64 << 10;
 pub enum Manner {
     /// Not at all.
     Deaf,
+    /// By closing the connection.
+    HangsUp,
     /// With these bytes, and then with the others again and again.
     Endless(&'static [u8], &'static [u8]),
 }
@@ -78,8 +80,10 @@ async fn suffer(mut stream: TcpStream, manner: Manner, requests: Arc<AtomicUsize
         while let Some(at) = heard.windows(4).position(|it| it == b"\r\n\r\n") {
             heard.drain(..at + 4);
             requests.fetch_add(1, Relaxed);
-            if let Manner::Endless(first, then) = manner {
-                return overflow(stream, first, then).await;
+            match manner {
+                Manner::Deaf => {}
+                Manner::HangsUp => return,
+                Manner::Endless(first, then) => return overflow(stream, first, then).await,
             }
         }
     }
