@@ -25,9 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The keys that the limits are told by.
 fn limits(global: usize, of_a_source: usize) -> String {
-    format!(
-        "[admission]\nmax_connections = {global}\n[admission.source]\nmax_connections = {of_a_source}"
-    )
+    let of_a_source = format!("max_connections_per_source = {of_a_source}");
+    format!("[admission]\nmax_connections = {global}\n{of_a_source}")
 }
 
 #[tokio::test]

@@ -188,7 +188,11 @@ pub(super) fn cases() -> Vec<Case> {
     let encoding_wins = ENCODING_WINS
         .iter()
         .map(|(name, fields)| at_most(name, with(fields, SMUGGLED), &[post("")]));
-    refused.chain(encoding_wins).chain(accepted()).collect()
+    refused
+        .chain(encoding_wins)
+        .chain(accepted())
+        .chain(unusual())
+        .collect()
 }
 
 fn accepted() -> Vec<Case> {
@@ -256,6 +260,12 @@ fn accepted() -> Vec<Case> {
             with("Content_Length: 40", next),
             &both(""),
         ),
+    ]
+}
+
+/// What every reader agrees on, in methods and versions that few use.
+fn unusual() -> Vec<Case> {
+    vec![
         seen(
             "a GET with a body",
             "GET /t HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",

@@ -3,6 +3,7 @@
 use tests::raw::{
     frame::{Frame, code, flag, kind, setting},
     hpack::Block,
+    recorder::Event,
 };
 
 use super::{Stage, get};
@@ -46,11 +47,10 @@ async fn second_sees(stage: &Stage, first: Block, second: Block) -> Option<Strin
         assert_eq!(peer.answer(stream).await.status, 200);
     }
     let seen = stage.recorder.take();
-    let fields = seen.into_iter().rev().find_map(|it| match it {
-        tests::raw::recorder::Event::Whole(request) => request.field("x").map(|it| it.into_owned()),
+    seen.into_iter().rev().find_map(|it| match it {
+        Event::Whole(request) => request.field("x").map(|it| it.into_owned()),
         _ => None,
-    });
-    fields
+    })
 }
 
 async fn section_2_3_3_an_index_beyond_the_tables_is_refused(stage: Stage) {
