@@ -64,7 +64,7 @@ pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: Stream, f
         let head = match next_head(&client, &lifeline, &mut side, limits).await {
             Next::Head(head) => head,
             Next::Over => return,
-            Next::Bad(err) => return refuse(&client, &lifeline, side, err).await,
+            Next::Bad(err) => return Box::pin(refuse(&client, &lifeline, side, err)).await,
         };
         if head[..] == b"\r\n"[..] && empty_lines < EMPTY_LINES_MAX {
             empty_lines += 1;
@@ -73,21 +73,21 @@ pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: Stream, f
         empty_lines = 0;
         let request = match parse_request(&head, limits) {
             Ok(request) => request,
-            Err(err) => return refuse(&client, &lifeline, side, err).await,
+            Err(err) => return Box::pin(refuse(&client, &lifeline, side, err)).await,
         };
         drop(head);
         if let Side::Http1(side) = &mut side {
             side.begin_body(request.framing);
         }
-        // Boxed, so that a connection without an exchange is small.
+        // Boxed, as is all that most connections never do, so that a connection without an exchange is small.
         let after = Box::pin(exchange(&client, &lifeline, &mut side, request)).await;
         match after {
             After::Reuse => {}
             After::Close => return,
-            After::Linger => return linger(&lifeline, side).await,
+            After::Linger => return Box::pin(linger(&lifeline, side)).await,
             After::Tunnel(tunnel) => {
                 if let Side::Http1(side) = side {
-                    tunnel.run(side, &lifeline).await;
+                    Box::pin(tunnel.run(side, &lifeline)).await;
                 }
                 return;
             }
