@@ -9,6 +9,7 @@ mod host;
 pub mod load;
 pub mod membership;
 pub mod name;
+pub mod overrides;
 pub mod picker;
 pub mod pool;
 pub mod preface;

@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     endpoint::{Endpoint, WEIGHT},
     health::{Health, Policy, State},
-    load::Load,
+    load::{Load, Nanos},
     name::{NodeId, ServiceName},
+    overrides::{Override, OverrideError, Overrides},
 };
 
 /// The place of a service in the list given to [`Membership::new`].
@@ -93,6 +94,12 @@ pub struct Standing {
     pub offered: bool,
     pub suspected: bool,
     pub in_flight: u32,
+    /// Requests begun, modulo 2³²: two readings tell a rate.
+    pub begun: u32,
+    /// What the next pick goes by; none until it has answered.
+    pub latency_us: Option<u64>,
+    #[serde(rename = "override")]
+    pub order: Option<Override>,
 }
 
 type Key = (ServiceIdx, NodeId);
@@ -108,6 +115,7 @@ pub struct Membership {
     lost_by_address: HashMap<(ServiceIdx, SocketAddr), NodeId>,
     /// Loads outlive their endpoints while requests are in flight, and a node that returns finds its counts again.
     load_by_key: HashMap<Key, Weak<Load>>,
+    overrides: Overrides,
     in_touch: bool,
     rng: Rng,
     commands: VecDeque<Command>,
@@ -115,7 +123,10 @@ pub struct Membership {
 
 #[derive(Debug)]
 struct Member {
+    /// As the cores know it: its weight is the operator's, if one was ordered.
     endpoint: Arc<Endpoint>,
+    announced_weight: u32,
+    order: Override,
     presence: Presence,
     health: Health,
     /// The cores hold an endpoint of this key.
@@ -152,6 +163,7 @@ impl Membership {
             wake_ups: BTreeSet::new(),
             lost_by_address: HashMap::new(),
             load_by_key: HashMap::new(),
+            overrides: Overrides::default(),
             in_touch: false,
             rng,
             commands: VecDeque::new(),
@@ -258,6 +270,35 @@ impl Membership {
         }
     }
 
+    /// An operator orders something about a node of this balancer, or takes the order back with one that orders nothing.
+    ///
+    /// # Errors
+    /// When nobody knows the node, or too many are overridden already.
+    pub fn set_override(&mut self, node: &NodeId, order: Override) -> Result<(), OverrideError> {
+        let is_known =
+            self.services_by_node.contains_key(node) || !self.overrides.of(node).is_none();
+        if !is_known {
+            return Err(OverrideError::UnknownNode);
+        }
+        self.overrides.set(node.clone(), order)?;
+        for service in self.services_by_node.get(node).cloned().unwrap_or_default() {
+            self.reorder(&(service, node.clone()), order);
+        }
+        Ok(())
+    }
+
+    /// What operators ordered before this process started; the nodes may not have announced themselves yet.
+    pub fn recall_overrides(&mut self, orders: impl IntoIterator<Item = (NodeId, Override)>) {
+        for (node, order) in orders {
+            // More than there may be can only come from a file that another version wrote.
+            let _ = self.overrides.set(node, order);
+        }
+    }
+
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
     /// When [`Membership::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.wake_ups.first().map(|(at, _)| *at)
@@ -292,7 +333,7 @@ impl Membership {
                 id: node.to_string(),
                 incarnation: endpoint.incarnation,
                 zone: endpoint.zone.clone(),
-                weight: endpoint.weight,
+                weight: member.announced_weight,
                 leaving: false,
                 addresses: BTreeMap::new(),
             });
@@ -312,10 +353,10 @@ impl Membership {
         counts
     }
 
-    pub fn standings(&self) -> Vec<Standing> {
+    pub fn standings(&self, now: Nanos) -> Vec<Standing> {
         self.member_by_key
             .iter()
-            .map(|((service, _), member)| member.standing(&self.services[service.0].name))
+            .map(|((service, _), member)| member.standing(now, &self.services[service.0].name))
             .collect()
     }
 
@@ -368,25 +409,49 @@ impl Membership {
         &mut self,
         now: Instant,
         service: ServiceIdx,
-        endpoint: Endpoint,
+        mut endpoint: Endpoint,
         presence: Presence,
     ) {
         let key = (service, endpoint.node.clone());
+        let announced = endpoint.weight;
+        endpoint.weight = self.overrides.of(&endpoint.node).weight_above(announced);
         self.forget_lost_at(service, &endpoint);
         match self.member_by_key.get_mut(&key) {
             Some(member) if member.endpoint.is_same_life(&endpoint) => {
                 member.presence = presence;
+                member.announced_weight = announced;
                 if !member.endpoint.is_described_as(&endpoint) {
                     member.replace(endpoint);
                 }
             }
-            _ => self.begin(now, &key, endpoint, presence),
+            _ => self.begin(now, &key, endpoint, announced, presence),
         }
         self.settle(&key);
     }
 
+    /// Brings one endpoint of a node in line with what was ordered about the node.
+    fn reorder(&mut self, key: &Key, order: Override) {
+        let Some(member) = self.member_by_key.get_mut(key) else {
+            return;
+        };
+        member.order = order;
+        let weight = order.weight_above(member.announced_weight);
+        if weight != member.endpoint.weight {
+            let endpoint = member.endpoint.with_weight(weight);
+            member.replace(endpoint);
+        }
+        self.settle(key);
+    }
+
     /// A new life of a node: nothing that was known of the last one's health applies.
-    fn begin(&mut self, now: Instant, key: &Key, endpoint: Endpoint, presence: Presence) {
+    fn begin(
+        &mut self,
+        now: Instant,
+        key: &Key,
+        endpoint: Endpoint,
+        announced_weight: u32,
+        presence: Presence,
+    ) {
         let health = Health::new(self.services[key.0.0].probing.clone(), now, &mut self.rng);
         let wake_up = health.next_wake_up();
         let old = self.member_by_key.remove(key);
@@ -399,7 +464,9 @@ impl Membership {
                 .push(key.0);
         }
         let member = Member {
+            order: self.overrides.of(&key.1),
             endpoint: Arc::new(endpoint),
+            announced_weight,
             presence,
             health,
             // Cores replace an endpoint by node id, so an offer of the new life ends the old one without a gap.
@@ -576,6 +643,7 @@ impl Membership {
 impl Member {
     fn deserves_work(&self) -> bool {
         self.presence != Presence::Leaving
+            && !self.order.drained
             && self.endpoint.weight > 0
             && self.health.state() != State::Unhealthy
     }
@@ -589,8 +657,9 @@ impl Member {
         self.outdated = true;
     }
 
-    fn standing(&self, service: &ServiceName) -> Standing {
+    fn standing(&self, now: Nanos, service: &ServiceName) -> Standing {
         let endpoint = &self.endpoint;
+        let latency = endpoint.load.latency(now);
         Standing {
             service: service.to_string(),
             node: endpoint.node.to_string(),
@@ -603,6 +672,9 @@ impl Member {
             offered: self.offered,
             suspected: endpoint.is_suspected(),
             in_flight: endpoint.load.in_flight(),
+            begun: endpoint.load.begun(),
+            latency_us: latency.map(|it| it.as_micros() as u64),
+            order: Some(self.order).filter(|it| !it.is_none()),
         }
     }
 }
@@ -646,6 +718,55 @@ mod tests {
         it.delete("n1");
         it.expect(&[]);
         assert_eq!(it.known(), [""; 0]);
+    }
+
+    #[test]
+    fn a_drained_node_gets_no_work_whatever_it_announces_until_it_is_undrained() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        it.order("n1", DRAINED).expect("it is known");
+        it.expect(&["offer n1", "withdraw n1"]);
+        it.put(NodeFacts {
+            incarnation: 2,
+            ..at("n1", 9000)
+        });
+        it.probe_all(true);
+        it.expect(&[]);
+        assert_eq!(it.known(), ["n1"], "an order forgets nobody");
+        it.order("n1", Override::default()).expect("it is known");
+        it.expect(&["offer n1"]);
+    }
+
+    #[test]
+    fn an_ordered_weight_stands_above_the_announced_one_which_is_remembered() {
+        let mut it = Subject::new();
+        it.put(node("n1"));
+        let order = Override {
+            weight: Some(7),
+            ..Override::default()
+        };
+        it.order("n1", order).expect("it is known");
+        it.put(NodeFacts {
+            weight: 55,
+            ..node("n1")
+        });
+        let standing = it.membership.standings(Nanos(0)).remove(0);
+        assert_eq!((standing.weight, standing.order), (7, Some(order)));
+        assert_eq!(it.membership.facts()[0].weight, 55);
+        it.order("n1", Override::default()).expect("it is known");
+        assert_eq!(it.membership.standings(Nanos(0))[0].weight, 55);
+    }
+
+    #[test]
+    fn an_order_about_nobody_is_refused_and_a_recalled_one_waits_for_its_node() {
+        let mut it = Subject::new();
+        assert_eq!(it.order("n1", DRAINED), Err(OverrideError::UnknownNode));
+        it.membership.recall_overrides([("n1".into(), DRAINED)]);
+        it.put(node("n1"));
+        it.expect(&[]);
+        it.delete("n1");
+        it.order("n1", Override::default())
+            .expect("an order can be taken back while the node is away");
     }
 
     #[test]
@@ -867,6 +988,11 @@ mod tests {
         lost_for_max: Duration::from_secs(60),
     };
 
+    const DRAINED: Override = Override {
+        drained: true,
+        weight: None,
+    };
+
     struct Subject {
         membership: Membership,
         now: Instant,
@@ -904,6 +1030,10 @@ mod tests {
 
         fn delete(&mut self, id: &str) {
             self.membership.handle_delete(self.now, &id.into());
+        }
+
+        fn order(&mut self, id: &str, order: Override) -> Result<(), OverrideError> {
+            self.membership.set_override(&id.into(), order)
         }
 
         /// Steps to the next wake-up after all that are due, and answers the probes it brings.
@@ -948,14 +1078,14 @@ mod tests {
 
         fn known(&self) -> Vec<String> {
             self.membership
-                .standings()
+                .standings(Nanos(0))
                 .into_iter()
                 .map(|it| it.node)
                 .collect()
         }
 
         fn offered(&self) -> Vec<String> {
-            let standings = self.membership.standings().into_iter();
+            let standings = self.membership.standings(Nanos(0)).into_iter();
             standings
                 .filter(|it| it.offered)
                 .map(|it| it.node)
