@@ -331,6 +331,7 @@ impl Plan {
                 .collect(),
             metrics: self.metrics.view.clone(),
             incarnation: incarnation(),
+            epoch: self.epoch,
             address: self
                 .addresses
                 .first()

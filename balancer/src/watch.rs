@@ -13,9 +13,11 @@ use std::{
 
 use balancer_core::{
     endpoint::Endpoint,
+    load::Nanos,
     membership::{Command, Membership, NodeFacts, ServiceIdx, Standing},
     name::NodeId,
-    recall::{self, Recall},
+    overrides::{Override, OverrideError},
+    recall::{self, Kept, Recall},
 };
 use registry::{
     Announcement, BalancerRecord, Event as RegistryEvent, NodeRecord, NodeState, Registry,
@@ -68,10 +70,48 @@ enum Event {
     Tick,
 }
 
-/// What the admin API wants to know.
+/// What the admin API wants to know, or to have done.
 pub(crate) enum Question {
     Standings(oneshot::Sender<Vec<Standing>>),
     Status(oneshot::Sender<ViewStatus>),
+    /// Answered with what is in force for the node from then on.
+    Order(
+        NodeOrder,
+        oneshot::Sender<Result<Override, OverrideError>>,
+    ),
+}
+
+/// An operator's order about one node.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeOrder {
+    pub(crate) node: NodeId,
+    pub(crate) change: OrderChange,
+    /// Who gave it, for the log.
+    pub(crate) by: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OrderChange {
+    Drain,
+    Undrain,
+    /// None is the weight that the node announces.
+    Weight(Option<u32>),
+}
+
+impl OrderChange {
+    fn on(self, order: Override) -> Override {
+        match self {
+            Self::Drain => Override {
+                drained: true,
+                ..order
+            },
+            Self::Undrain => Override {
+                drained: false,
+                ..order
+            },
+            Self::Weight(weight) => Override { weight, ..order },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -109,6 +149,8 @@ pub(crate) struct ViewStart {
     pub(crate) service_metrics: Vec<ServiceMetrics>,
     pub(crate) metrics: ViewMetrics,
     pub(crate) incarnation: u64,
+    /// Since when loads count their nanoseconds.
+    pub(crate) epoch: Instant,
     /// The entry's address, for other parts of the cluster to read.
     pub(crate) address: String,
 }
@@ -129,6 +171,8 @@ struct View {
     has_view: bool,
     heard_at: Instant,
     snapshot: Snapshot,
+    /// The snapshot's nodes, kept as they are by a balancer that runs without a registry.
+    recalled: Vec<NodeFacts>,
 }
 
 /// Runs until `leave` fires, then takes the balancer's record out of the registry.
@@ -169,6 +213,7 @@ impl View {
             has_view: false,
             heard_at: Instant::now(),
             snapshot,
+            recalled: Vec::new(),
         }
     }
 
@@ -176,18 +221,27 @@ impl View {
     fn begin(&mut self) {
         let now = Instant::now();
         self.has_view = self.watch.is_none();
-        if self.watch.is_some()
-            && let Some(recall) = self.snapshot.read()
-        {
-            tracing::info!(
-                nodes = recall.nodes.len(),
-                "recalled the nodes of the last run"
-            );
-            self.has_view = true;
-            self.start.membership.handle_recall(now, recall.nodes);
+        if let Some(recall) = self.snapshot.read() {
+            self.recall(now, recall);
         }
         for idx in 0..self.start.config.services.len() {
             self.begin_service(now, ServiceIdx(idx));
+        }
+    }
+
+    fn recall(&mut self, now: Instant, recall: Recall) {
+        tracing::info!(
+            nodes = recall.nodes.len(),
+            overrides = recall.overrides.len(),
+            "recalled the nodes of the last run"
+        );
+        let orders = recall.overrides.iter().map(|it| (it.node(), it.order));
+        self.start.membership.recall_overrides(orders);
+        if self.watch.is_some() {
+            self.has_view = true;
+            self.start.membership.handle_recall(now, recall.nodes);
+        } else {
+            self.recalled = recall.nodes;
         }
     }
 
@@ -340,7 +394,7 @@ impl View {
 
     async fn send(&mut self, changes: Vec<Change>) {
         self.batch += 1;
-        self.snapshot.outdated = true;
+        self.snapshot.outdated |= self.watch.is_some();
         let batch = Arc::new(Batch {
             number: self.batch,
             changes,
@@ -434,10 +488,23 @@ impl View {
             self.start.metrics.registry_staleness.set(age.as_secs_f64());
         }
         self.count_endpoints();
-        if self.watch.is_some() && self.snapshot.is_due() {
-            let facts = self.start.membership.facts();
-            self.snapshot.write(facts, &self.start.metrics);
+        if self.snapshot.is_due() {
+            self.write_snapshot();
         }
+    }
+
+    fn write_snapshot(&mut self) {
+        let membership = &self.start.membership;
+        let kept = |(node, order): (&NodeId, Override)| Kept {
+            node: node.to_string(),
+            order,
+        };
+        let overrides = membership.overrides().all().map(kept).collect();
+        let nodes = match self.watch {
+            Some(_) => membership.facts(),
+            None => self.recalled.clone(),
+        };
+        self.snapshot.write(nodes, overrides, &self.start.metrics);
     }
 
     fn count_endpoints(&self) {
@@ -448,12 +515,27 @@ impl View {
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         // Whoever asked may have gone; then nobody misses the answer.
         match question {
-            Question::Standings(to) => drop(to.send(self.start.membership.standings())),
+            Question::Standings(to) => drop(to.send(self.standings())),
             Question::Status(to) => drop(to.send(self.status())),
+            Question::Order(order, to) => drop(to.send(self.order(order))),
         }
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        let now = self.start.epoch.elapsed().as_nanos() as u64;
+        self.start.membership.standings(Nanos(now))
+    }
+
+    fn order(&mut self, order: NodeOrder) -> Result<Override, OverrideError> {
+        let NodeOrder { node, change, by } = order;
+        let wanted = change.on(self.start.membership.overrides().of(&node));
+        self.start.membership.set_override(&node, wanted)?;
+        tracing::info!(%node, ?change, by, drained = wanted.drained, weight = wanted.weight, "an operator gave an order");
+        self.snapshot.outdated = true;
+        Ok(wanted)
     }
 
     fn status(&self) -> ViewStatus {
@@ -475,11 +557,10 @@ impl View {
         if let Some(announcement) = self.announcement.take() {
             announcement.withdraw(WITHDRAW_WITHIN).await;
         }
-        if self.watch.is_some() {
-            // Two writers would share the file beside the snapshot.
-            self.snapshot.finish().await;
-            let facts = self.start.membership.facts();
-            self.snapshot.write(facts, &self.start.metrics);
+        // Two writers would share the file beside the snapshot.
+        self.snapshot.finish().await;
+        if self.watch.is_some() || self.snapshot.outdated {
+            self.write_snapshot();
             self.snapshot.finish().await;
         }
     }
@@ -601,7 +682,7 @@ impl Snapshot {
     }
 
     /// Writes beside the file, syncs and renames, on a thread of its own: a slow disk stops nothing.
-    fn write(&mut self, nodes: Vec<NodeFacts>, metrics: &ViewMetrics) {
+    fn write(&mut self, nodes: Vec<NodeFacts>, overrides: Vec<Kept>, metrics: &ViewMetrics) {
         let Some(path) = self.path.clone() else {
             return;
         };
@@ -612,7 +693,11 @@ impl Snapshot {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
                 .as_millis() as u64;
-            let text = recall::encode(&Recall { saved_at, nodes });
+            let text = recall::encode(&Recall {
+                saved_at,
+                nodes,
+                overrides,
+            });
             if let Err(err) = replace_file(&path, &text) {
                 failures.increment(1);
                 tracing::error!(path = %path.display(), %err, "writing the membership snapshot");

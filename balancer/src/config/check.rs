@@ -23,6 +23,7 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
     let services = Named::all(&top, "service", raw.service.iter().map(|it| &it.name))?;
     let listeners = Named::all(&top, "listener", raw.listener.iter().map(|it| &it.name))?;
     let admin_address = raw.admin.address;
+    raw.admin.check(&top.table("admin"))?;
     let config = Config {
         id: id(&top, raw.id)?,
         workers: workers(raw.workers),
@@ -31,6 +32,8 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
         registry: raw.registry,
         membership: raw.membership,
         log: raw.log,
+        explain: raw.explain,
+        tracing: raw.tracing.check(&top.table("tracing"))?,
         services: service::all(&top, raw.service)?,
         listeners: listener::all(&top, raw.listener, &services, admin_address)?,
         routes: Vec::new(),
@@ -73,7 +76,7 @@ fn workers(workers: usize) -> usize {
 }
 
 /// One table of the settings, by the path at which its keys are found.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     source: &'a Source,
     path: String,
 }
@@ -106,7 +109,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
+    pub(super) fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
         self.source.error(&self.path_of(key), message)
     }
 
@@ -121,7 +124,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
+    pub(super) fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
         match len > len_max {
             true => Err(self.refuse(
                 key,

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, value,
+    Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, tracing, value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -31,6 +31,10 @@ pub(super) struct Config {
     pub(super) membership: MembershipConfig,
     /// What is written down while the balancer runs.
     pub(super) log: Log,
+    /// How many exchanges are remembered, to be explained.
+    pub(super) explain: ExplainConfig,
+    /// Whether exchanges are told to a collector.
+    pub(super) tracing: tracing::Raw,
     /// The addresses that clients connect to: 1 to 256.
     pub(super) listener: Vec<Listener>,
     /// Which requests go to which service, up to 10,000.
@@ -192,6 +196,8 @@ impl Default for Config {
             registry: None,
             membership: MembershipConfig::default(),
             log: Log::default(),
+            explain: ExplainConfig::default(),
+            tracing: tracing::Raw::default(),
             listener: Vec::new(),
             route: Vec::new(),
             service: Vec::new(),

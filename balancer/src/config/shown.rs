@@ -4,7 +4,9 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::{Admin, Config, Listener, Log, MembershipConfig, Route, Service};
+use super::{
+    Admin, Config, ExplainConfig, Listener, Log, MembershipConfig, Route, Service, TracingConfig,
+};
 
 /// Writes a value as it displays itself.
 pub(super) fn text<S: Serializer>(
@@ -30,6 +32,8 @@ struct Shown<'a> {
     registry: &'a Option<registry::Config>,
     membership: &'a MembershipConfig,
     log: &'a Log,
+    explain: &'a ExplainConfig,
+    tracing: &'a Option<TracingConfig>,
     listener: Vec<ShownListener<'a>>,
     route: Vec<ShownRoute<'a>>,
     service: &'a [Service],
@@ -60,6 +64,8 @@ impl<'a> Shown<'a> {
             registry: &config.registry,
             membership: &config.membership,
             log: &config.log,
+            explain: &config.explain,
+            tracing: &config.tracing,
             listener: config
                 .listeners
                 .iter()
