@@ -22,6 +22,8 @@ pub mod config;
 
 pub mod app;
 
+pub mod explain;
+
 mod accept;
 mod detect;
 mod dial;
