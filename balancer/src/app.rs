@@ -26,8 +26,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     accept::Listener,
-    admin::{self, Admin, Pulse},
+    admin::{self, Admin, AdminSocket, Doors, Pulse, SocketError, Token, TokenError},
     config::{self, Config, Discover, ProbeKind},
+    explain::Book,
     lifeline::Lifelines,
     net,
     observe::{AccessLog, AccessSink, Metrics},
@@ -55,6 +56,10 @@ pub enum StartError {
         address: SocketAddr,
         cause: io::Error,
     },
+    #[error("admin socket: {0}")]
+    AdminSocket(#[from] SocketError),
+    #[error(transparent)]
+    AdminToken(#[from] TokenError),
     #[error("opening the access log: {0}")]
     AccessLog(io::Error),
     #[error("the routes contradict each other: {0}")]
@@ -166,6 +171,8 @@ struct Plan {
     addresses: Vec<(String, SocketAddr)>,
     admin: std::net::TcpListener,
     admin_address: SocketAddr,
+    admin_socket: Option<AdminSocket>,
+    book: Arc<Book>,
     epoch: Instant,
 }
 
@@ -197,11 +204,17 @@ impl Plan {
         let failed = |cause| StartError::Admin { address, cause };
         let admin = net::listen(address, 1).map_err(failed)?.remove(0);
         let admin_address = admin.local_addr().map_err(failed)?;
+        if let Some(file) = &config.admin.token_file {
+            // It is read again at each use; a balancer that nobody could steer should say so at once.
+            Token::read(file)?;
+        }
+        let admin_socket = AdminSocket::open(&config.admin, admin_address.port())?;
         let listeners = (0..)
             .zip(&config.listeners)
             .map(|(idx, it)| Listener::new(idx, it.clone(), metrics.listener(it.name.as_str())))
             .collect();
         Ok(Self {
+            book: Arc::new(Book::new(&config.explain, config.workers)),
             config,
             registry,
             metrics,
@@ -212,6 +225,7 @@ impl Plan {
             addresses,
             admin,
             admin_address,
+            admin_socket,
             epoch: Instant::now(),
         })
     }
@@ -252,6 +266,10 @@ impl Plan {
             pulses,
             started: self.epoch,
             draining: draining.clone(),
+            listeners: self.addresses.clone(),
+            address: self.admin_address,
+            socket: self.admin_socket.as_ref().map(|it| it.path.clone()),
+            book: self.book.clone(),
         });
         let drain_deadline = self.config.drain_deadline;
         let (listeners, admin_address) = (self.addresses.clone(), self.admin_address);
@@ -340,9 +358,9 @@ impl Plan {
             config: self.config,
         };
         let (leave, left) = oneshot::channel();
-        let socket = self.admin;
+        let (address, socket) = (self.admin, self.admin_socket);
         let thread = spawn("control".to_owned(), move || {
-            control(view, socket, admin, left)
+            control(view, address, socket, admin, left)
         })?;
         Ok((leave, thread))
     }
@@ -351,7 +369,8 @@ impl Plan {
 /// The thread beside the cores: the view and the admin address.
 fn control(
     view: ViewStart,
-    socket: std::net::TcpListener,
+    address: std::net::TcpListener,
+    socket: Option<AdminSocket>,
     admin: Arc<Admin>,
     leave: oneshot::Receiver<()>,
 ) -> io::Result<()> {
@@ -359,13 +378,10 @@ fn control(
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let socket = net::adopt(socket)?;
+        let address = net::adopt(address)?;
         let metrics = admin.metrics.clone();
-        tokio::spawn(async move {
-            if let Err(err) = axum::serve(socket, admin::router(admin)).await {
-                tracing::error!(%err, "serving the admin address");
-            }
-        });
+        let doors = Doors { address, socket };
+        tokio::spawn(admin::serve(doors, admin::router(admin)));
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_secs(1));
             loop {

@@ -1,12 +1,15 @@
 //! The one file of this program that opens sockets.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, path::Path, time::Duration};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel completes while every core is busy; past it clients retry their SYN.
 const BACKLOG: i32 = 4096;
+
+/// The same for the admin socket, where people come, and few.
+const BACKLOG_OF_OPERATORS: i32 = 64;
 
 /// Binds one listening socket per core to the same address; the kernel spreads connections over them.
 ///
@@ -82,4 +85,22 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     // A socket that the client closed already cannot be told; nothing is lost then.
     let _ = socket.set_linger(Some(Duration::ZERO));
+}
+
+/// Binds a UNIX socket that nobody can connect to until [`listen_unix`].
+///
+/// # Errors
+/// When its file cannot be made.
+pub(crate) fn bind_unix(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
+
+/// # Errors
+/// When the system cannot queue connections for it.
+pub(crate) fn listen_unix(socket: Socket) -> io::Result<std::os::unix::net::UnixListener> {
+    socket.listen(BACKLOG_OF_OPERATORS)?;
+    Ok(socket.into())
 }
