@@ -18,7 +18,7 @@ use crate::config::ExplainConfig;
 mod story;
 mod told;
 
-pub use story::{Candidate, Ending, ExchangeId, Kind, Policy, Story, Try, TryEnd, Tries};
+pub use story::{Candidate, Ending, ExchangeId, Kind, Policy, Story, Tries, Try, TryEnd};
 pub use told::Told;
 
 /// Names that may be known, as [`NameId`] can count them. Routes, services and listeners are few; nodes come and go, and after so many the new ones go unnamed.

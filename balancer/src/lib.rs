@@ -22,6 +22,8 @@ pub mod config;
 
 pub mod app;
 
+pub mod cli;
+
 pub mod explain;
 
 mod accept;

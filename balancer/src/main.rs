@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use balancer::{app::Balancer, config::Config};
+use balancer::{app::Balancer, cli, config::Config};
 use clap::Parser;
 use registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,18 +17,27 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "balancer", version)]
 struct Args {
     /// The configuration, in TOML. Every key can also be set as COLONNADE_SECTION__KEY in the environment.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Checks the configuration and exits.
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    asking: cli::Options,
+    #[command(subcommand)]
+    command: Option<cli::Command>,
 }
 
 /// The configuration is at fault; nothing was started.
 const BAD_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    match args.command.take() {
+        None | Some(cli::Command::Run) => {}
+        Some(cli::Command::Check) => args.check = true,
+        Some(command) => return cli::run(command, &args.asking, args.config),
+    }
     let config = match Config::load(args.config.as_deref(), settings::environment()) {
         Ok(config) => config,
         Err(err) => return fail(BAD_CONFIG, &err),

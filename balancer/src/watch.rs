@@ -75,10 +75,7 @@ pub(crate) enum Question {
     Standings(oneshot::Sender<Vec<Standing>>),
     Status(oneshot::Sender<ViewStatus>),
     /// Answered with what is in force for the node from then on.
-    Order(
-        NodeOrder,
-        oneshot::Sender<Result<Override, OverrideError>>,
-    ),
+    Order(NodeOrder, oneshot::Sender<Result<Override, OverrideError>>),
 }
 
 /// An operator's order about one node.

@@ -90,10 +90,7 @@ mod tests {
             it.set(format!("n{n}").into(), DRAINED)
                 .expect("there is room");
         }
-        assert_eq!(
-            it.set("more".into(), DRAINED),
-            Err(OverrideError::TooMany)
-        );
+        assert_eq!(it.set("more".into(), DRAINED), Err(OverrideError::TooMany));
         let lighter = Override {
             weight: Some(7),
             ..DRAINED

@@ -27,7 +27,9 @@ const TOKEN_BYTES_MAX: usize = 4096;
 pub(crate) enum Caller {
     Address,
     /// The socket, from a process of this user.
-    Socket { uid: u32 },
+    Socket {
+        uid: u32,
+    },
 }
 
 /// Who asks, once admitted.
@@ -61,7 +63,9 @@ enum Wants {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 enum Refusal {
-    #[error("this needs the token: `Authorization: Bearer …`, or `--token-file` of the command line")]
+    #[error(
+        "this needs the token: `Authorization: Bearer …`, or `--token-file` of the command line"
+    )]
     NeedsToken,
     #[error("orders are taken through the UNIX socket, or with the token of `[admin] token_file`")]
     OrdersElsewhere,
@@ -80,7 +84,10 @@ pub(super) async fn guard(
         Ok(token) => token,
         Err(err) => {
             tracing::error!(%err, "the admin address is shut");
-            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the token cannot be read");
+            return refuse(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the token cannot be read",
+            );
         }
     };
     let wants = wants(request.method(), request.uri().path());
@@ -188,7 +195,9 @@ impl Refusal {
         let mut answer = refuse(status, self);
         if status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer");
-            answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+            answer
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
         }
         answer
     }
@@ -219,7 +228,12 @@ mod tests {
     #[test]
     fn without_a_token_the_address_answers_reads_and_takes_no_orders() {
         let check = |wants, host| admit(Caller::Address, wants, &asked(&[("host", host)]), None);
-        for host in ["127.0.0.1:9901", "localhost:9901", "[::1]:9901", "LOCALHOST"] {
+        for host in [
+            "127.0.0.1:9901",
+            "localhost:9901",
+            "[::1]:9901",
+            "LOCALHOST",
+        ] {
             assert_eq!(check(Wants::Read, host), Ok(Who::Anybody), "{host}");
             assert_eq!(check(Wants::Change, host), Err(Refusal::OrdersElsewhere));
         }
@@ -227,7 +241,12 @@ mod tests {
 
     #[test]
     fn a_name_that_was_rebound_to_this_machine_reads_nothing() {
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", ""] {
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "",
+        ] {
             let headers = asked(&[("host", host)]);
             let read = admit(Caller::Address, Wants::Read, &headers, None);
             assert_eq!(read, Err(Refusal::ForeignHost), "{host}");
@@ -246,7 +265,12 @@ mod tests {
         for wants in [Wants::Read, Wants::Change] {
             assert_eq!(check(wants, &token.bearer()), Ok(Who::Token));
             assert_eq!(check(wants, "bearer 0123456789abcdef"), Ok(Who::Token));
-            for wrong in ["", "Bearer ", "Bearer 0123456789abcdeg", "Basic 0123456789abcdef"] {
+            for wrong in [
+                "",
+                "Bearer ",
+                "Bearer 0123456789abcdeg",
+                "Basic 0123456789abcdef",
+            ] {
                 assert_eq!(check(wants, wrong), Err(Refusal::NeedsToken), "{wrong}");
             }
         }
@@ -272,7 +296,10 @@ mod tests {
     #[test]
     fn a_token_is_long_enough_and_never_shown() {
         for weak in ["", "short", "fifteen-letters", "with a space in the middle"] {
-            assert!(matches!(Token::parse(weak), Err(TokenError::Weak)), "{weak}");
+            assert!(
+                matches!(Token::parse(weak), Err(TokenError::Weak)),
+                "{weak}"
+            );
         }
         let token = Token::parse(&format!("{SECRET}\n")).expect("a last line end is no part of it");
         assert_eq!(format!("{token:?}"), "Token");

@@ -114,12 +114,10 @@ impl<'de> Deserialize<'de> for SocketMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bits = u32::from_str_radix(&text, 8).ok();
-        bits.filter(|bits| *bits <= 0o777)
-            .map(Self)
-            .ok_or_else(|| {
-                D::Error::custom(format_args!(
-                    "`{text}` is not an octal mode such as \"0600\" or \"0660\""
-                ))
-            })
+        bits.filter(|bits| *bits <= 0o777).map(Self).ok_or_else(|| {
+            D::Error::custom(format_args!(
+                "`{text}` is not an octal mode such as \"0600\" or \"0660\""
+            ))
+        })
     }
 }

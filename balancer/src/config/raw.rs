@@ -8,7 +8,8 @@ use std::{net::SocketAddr, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, tracing, value,
+    Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol,
+    tracing, value,
 };
 
 #[derive(Debug, Deserialize)]

@@ -118,7 +118,10 @@ pub enum TryEnd {
     ClientGone,
 }
 
-const _: () = assert!(size_of::<Story>() <= 200, "a story is 200 bytes: [explain] says so");
+const _: () = assert!(
+    size_of::<Story>() <= 200,
+    "a story is 200 bytes: [explain] says so"
+);
 
 impl ExchangeId {
     /// Of 32 hexadecimal digits, as our own ids and those of traces are, the number they write; of any other text its hash.

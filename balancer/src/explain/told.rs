@@ -129,10 +129,16 @@ mod tests {
             told.tries[0].why,
             "p2c: n3 (2 in flight, 1.2 ms) over n1 (5 in flight, not measured), of 3"
         );
-        assert_eq!((told.tries[0].end, told.tries[0].first_byte_us), ("gone", None));
+        assert_eq!(
+            (told.tries[0].end, told.tries[0].first_byte_us),
+            ("gone", None)
+        );
         assert_eq!(told.began, "1970-01-01T00:00:01.500000Z");
         assert_eq!(told.ended, Some("node_gone"));
-        assert_eq!((told.service.as_deref(), told.listener), (Some("web"), None));
+        assert_eq!(
+            (told.service.as_deref(), told.listener),
+            (Some("web"), None)
+        );
     }
 
     #[test]
