@@ -33,6 +33,7 @@ use crate::{
     net,
     observe::{AccessLog, AccessSink, Metrics},
     pick::Service,
+    trace_export::{self, Exporter, Identity},
     watch::{self, Core, ViewStart},
     worker::{self, Applied, ORDERS_WAITING, SUSPICIONS_WAITING, Target, Worker},
 };
@@ -42,6 +43,9 @@ const QUESTIONS_WAITING: usize = 64;
 
 /// How long the last access lines may take to be written; whoever reads them may be stuck.
 const LOG_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long the last spans may take to reach the collector.
+const LAST_SPANS_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -173,6 +177,9 @@ struct Plan {
     admin_address: SocketAddr,
     admin_socket: Option<AdminSocket>,
     book: Arc<Book>,
+    /// One for each core, where there is a collector.
+    exporters: Vec<Exporter>,
+    trace_driver: Option<trace_export::Driver>,
     epoch: Instant,
 }
 
@@ -208,6 +215,7 @@ impl Plan {
             // It is read again at each use; a balancer that nobody could steer should say so at once.
             Token::read(file)?;
         }
+        let (exporters, trace_driver) = trace_exporters(&config, &metrics);
         let admin_socket = AdminSocket::open(&config.admin, admin_address.port())?;
         let listeners = (0..)
             .zip(&config.listeners)
@@ -226,6 +234,8 @@ impl Plan {
             admin,
             admin_address,
             admin_socket,
+            exporters,
+            trace_driver,
             epoch: Instant::now(),
         })
     }
@@ -358,30 +368,42 @@ impl Plan {
             config: self.config,
         };
         let (leave, left) = oneshot::channel();
-        let (address, socket) = (self.admin, self.admin_socket);
-        let thread = spawn("control".to_owned(), move || {
-            control(view, address, socket, admin, left)
-        })?;
+        let aside = Aside {
+            address: self.admin,
+            socket: self.admin_socket,
+            admin,
+            trace_driver: self.trace_driver,
+        };
+        let thread = spawn("control".to_owned(), move || control(view, aside, left))?;
         Ok((leave, thread))
     }
 }
 
-/// The thread beside the cores: the view and the admin address.
-fn control(
-    view: ViewStart,
+/// What the thread beside the cores does besides keeping the view.
+struct Aside {
     address: std::net::TcpListener,
     socket: Option<AdminSocket>,
     admin: Arc<Admin>,
-    leave: oneshot::Receiver<()>,
-) -> io::Result<()> {
+    trace_driver: Option<trace_export::Driver>,
+}
+
+/// The thread beside the cores: the view, the admin address, and spans on their way out.
+fn control(view: ViewStart, aside: Aside, leave: oneshot::Receiver<()>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let address = net::adopt(address)?;
-        let metrics = admin.metrics.clone();
-        let doors = Doors { address, socket };
-        tokio::spawn(admin::serve(doors, admin::router(admin)));
+        let address = net::adopt(aside.address)?;
+        let metrics = aside.admin.metrics.clone();
+        let doors = Doors {
+            address,
+            socket: aside.socket,
+        };
+        tokio::spawn(admin::serve(doors, admin::router(aside.admin)));
+        let stop = CancellationToken::new();
+        let tracing = aside
+            .trace_driver
+            .map(|it| tokio::spawn(it.run(stop.clone())));
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_secs(1));
             loop {
@@ -391,6 +413,11 @@ fn control(
             }
         });
         watch::run(view, leave).await;
+        stop.cancel();
+        if let Some(tracing) = tracing {
+            // Who waits for the process to end does not wait for a collector.
+            let _ = tokio::time::timeout(LAST_SPANS_WITHIN, tracing).await;
+        }
         Ok(())
     })
 }
@@ -408,6 +435,22 @@ fn spawn(
             }
         })
         .map_err(StartError::Thread)
+}
+
+fn trace_exporters(
+    config: &Config,
+    metrics: &Metrics,
+) -> (Vec<Exporter>, Option<trace_export::Driver>) {
+    let Some(tracing) = &config.tracing else {
+        return (Vec::new(), None);
+    };
+    let identity = Identity {
+        instance: config.id.clone(),
+        host: config::host_name(),
+    };
+    let (exporters, driver) =
+        trace_export::new(tracing, &identity, config.workers, &metrics.spans());
+    (exporters, Some(driver))
 }
 
 fn table(config: &Config) -> Result<RouteTable<Target>, StartError> {

@@ -25,6 +25,7 @@ mod tracing;
 mod value;
 
 pub use admin::{Admin, AdminSocket, SocketMode};
+pub(crate) use check::host_name;
 pub use explain::ExplainConfig;
 pub use tracing::{Endpoint, Parent, Protocol, TracingConfig};
 

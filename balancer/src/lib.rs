@@ -26,6 +26,8 @@ pub mod cli;
 
 pub mod explain;
 
+pub mod trace_export;
+
 mod accept;
 mod detect;
 mod dial;

@@ -1,8 +1,10 @@
 //! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
 
 mod access;
+mod spans;
 
 pub(crate) use access::{AccessLog, AccessSink};
+pub(crate) use spans::SpanMetrics;
 
 use std::{
     sync::Arc,
@@ -340,6 +342,10 @@ impl Metrics {
 
     pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
         metrics::with_local_recorder(&self.recorder, || ServiceMetrics::new(name))
+    }
+
+    pub(crate) fn spans(&self) -> SpanMetrics {
+        metrics::with_local_recorder(&self.recorder, SpanMetrics::new)
     }
 
     pub(crate) fn handle(&self) -> PrometheusHandle {

@@ -61,7 +61,7 @@ fn id(top: &Keys<'_>, id: Option<String>) -> Result<String, Error> {
     Ok(id)
 }
 
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()
