@@ -22,8 +22,9 @@ use tokio::sync::{mpsc, oneshot};
 use tower::{ServiceBuilder, limit::GlobalConcurrencyLimitLayer, load_shed::LoadShedLayer};
 
 use crate::{
-    config::Config,
+    reload,
     watch::{Question, RegistryStatus, ViewStatus},
+    world::InForce,
 };
 
 /// A core that has not turned for this long is stuck.
@@ -37,12 +38,13 @@ const REQUESTS_AT_ONCE: usize = 32;
 pub(crate) struct Pulse(pub(crate) AtomicU64);
 
 pub(crate) struct Admin {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: InForce,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) questions: mpsc::Sender<Question>,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) started: Instant,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) reloads: reload::Handle,
 }
 
 type Shared = State<Arc<Admin>>;
@@ -119,6 +121,8 @@ struct Status {
     cores: usize,
     draining: bool,
     registry: Option<RegistryStatus>,
+    /// How the configuration was last read again; absent before the first time.
+    last_reload: Option<reload::Report>,
 }
 
 async fn status(State(admin): Shared) -> Response {
@@ -126,12 +130,13 @@ async fn status(State(admin): Shared) -> Response {
         return leaving();
     };
     Json(Status {
-        id: admin.config.id.clone(),
+        id: admin.config.load().id.clone(),
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: admin.started.elapsed().as_millis() as u64,
         cores: admin.pulses.len(),
         draining: admin.draining.load(Relaxed),
         registry: view.registry,
+        last_reload: admin.reloads.last(),
     })
     .into_response()
 }
@@ -158,7 +163,7 @@ struct Route<'a> {
 }
 
 async fn routes(State(admin): Shared) -> Response {
-    let config = &admin.config;
+    let config = admin.config.load();
     let shown: Vec<_> = config
         .routes
         .iter()
@@ -178,7 +183,7 @@ async fn routes(State(admin): Shared) -> Response {
 }
 
 async fn config(State(admin): Shared) -> Response {
-    Json(&*admin.config).into_response()
+    Json(&**admin.config.load()).into_response()
 }
 
 async fn ask<T>(admin: &Admin, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {

@@ -17,9 +17,13 @@ use balancer_core::{
 use serde::{Deserialize, Serialize, Serializer};
 
 mod check;
+mod fixed;
 mod raw;
 mod shown;
+mod takeover;
 mod value;
+
+pub use takeover::Takeover;
 
 /// Everything a balancer is told. It serialises with every default in place, and services and listeners by name; secrets
 /// stand in files of their own, so that only their paths are in it.
@@ -31,6 +35,10 @@ pub struct Config {
     pub workers: usize,
     /// How long work under way may take to end after the balancer was told to stop. Default: 30 s.
     pub drain_deadline: Duration,
+    /// Whether a change of the configuration's file is a reason to read it again. Default: true.
+    pub watch_config: bool,
+    /// How the next program takes over the sockets of this one. Default: not at all.
+    pub takeover: Option<Takeover>,
     pub admin: Admin,
     /// Where nodes announce themselves. Default: nowhere, unless an embedding program brings a registry.
     pub registry: Option<registry::Config>,

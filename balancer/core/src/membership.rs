@@ -407,9 +407,7 @@ impl Membership {
         let members: Vec<Key> = self.keys_of(service).cloned().collect();
         for key in members {
             if let Some(member) = self.member_by_key.get_mut(&key) {
-                member
-                    .health
-                    .adopt(probing.clone(), now, &mut self.rng);
+                member.health.adopt(probing.clone(), now, &mut self.rng);
                 self.settle(&key);
             }
         }
@@ -721,9 +719,7 @@ mod tests {
             .membership
             .handle_addresses(subject.now, LATER, &address);
         let id = address_id(&address[0]);
-        subject
-            .membership
-            .handle_suspicion(subject.now, LATER, &id);
+        subject.membership.handle_suspicion(subject.now, LATER, &id);
         subject.expect(&[]);
     }
 

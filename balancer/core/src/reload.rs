@@ -98,17 +98,41 @@ mod tests {
         let mut roster = Roster::default();
         let check = |roster: &mut Roster<&str, u32>, now: &[(&'static str, u32)], expected| {
             let difference = roster.follow(now.iter().copied(), same_kind);
-            let fates: Vec<_> = difference.fates.iter().map(|(it, fate)| (it.0, *fate)).collect();
+            let fates: Vec<_> = difference
+                .fates
+                .iter()
+                .map(|(it, fate)| (it.0, *fate))
+                .collect();
             let removed: Vec<_> = difference.removed.iter().map(|it| it.0).collect();
             assert_eq!((fates, removed), expected, "{now:?}");
         };
         use Fate::{Added, Changed, Kept};
-        check(&mut roster, &[("a", 1), ("b", 2)], (vec![(0, Added), (1, Added)], vec![]));
-        check(&mut roster, &[("b", 2), ("a", 1)], (vec![(1, Kept), (0, Kept)], vec![]));
-        check(&mut roster, &[("b", 4), ("a", 1)], (vec![(1, Changed), (0, Kept)], vec![]));
-        check(&mut roster, &[("b", 5), ("a", 1)], (vec![(2, Added), (0, Kept)], vec![1]));
+        check(
+            &mut roster,
+            &[("a", 1), ("b", 2)],
+            (vec![(0, Added), (1, Added)], vec![]),
+        );
+        check(
+            &mut roster,
+            &[("b", 2), ("a", 1)],
+            (vec![(1, Kept), (0, Kept)], vec![]),
+        );
+        check(
+            &mut roster,
+            &[("b", 4), ("a", 1)],
+            (vec![(1, Changed), (0, Kept)], vec![]),
+        );
+        check(
+            &mut roster,
+            &[("b", 5), ("a", 1)],
+            (vec![(2, Added), (0, Kept)], vec![1]),
+        );
         check(&mut roster, &[("a", 1)], (vec![(0, Kept)], vec![2]));
-        check(&mut roster, &[("b", 5), ("a", 1)], (vec![(3, Added), (0, Kept)], vec![]));
+        check(
+            &mut roster,
+            &[("b", 5), ("a", 1)],
+            (vec![(3, Added), (0, Kept)], vec![]),
+        );
     }
 
     proptest! {

@@ -27,6 +27,11 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
         id: id(&top, raw.id)?,
         workers: workers(raw.workers),
         drain_deadline: raw.drain_deadline,
+        watch_config: raw.watch_config,
+        takeover: raw
+            .takeover
+            .map(|it| it.check(&top.table("takeover")))
+            .transpose()?,
         admin: raw.admin,
         registry: raw.registry,
         membership: raw.membership,
@@ -73,7 +78,7 @@ fn workers(workers: usize) -> usize {
 }
 
 /// One table of the settings, by the path at which its keys are found.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     source: &'a Source,
     path: String,
 }
@@ -106,11 +111,11 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
+    pub(super) fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
         self.source.error(&self.path_of(key), message)
     }
 
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+    pub(super) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
         value.ok_or_else(|| self.refuse(key, "required, but not set"))
     }
 
@@ -121,7 +126,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
+    pub(super) fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
         match len > len_max {
             true => Err(self.refuse(
                 key,

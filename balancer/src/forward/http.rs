@@ -193,19 +193,19 @@ fn plan(
 ) -> Result<Plan, Failure> {
     check_request(&parts)?;
     let routed = route(client, &parts)?;
-    exchange.routed(routed.service);
+    exchange.routed(&routed.service);
     exchange.note(|line| {
         line.route = Some(routed.target.route.clone());
         line.service = Some(routed.service.name.clone());
     });
     if let Some(wanted) = upgrade::wanted(&mut parts) {
-        let wish = upgrade::wish(client, routed.service, wanted, parts, exchange)?;
+        let wish = upgrade::wish(client, &routed.service, wanted, parts, exchange)?;
         return Ok(Plan::Upgrade(Box::new(wish)));
     }
     if parts.method == Method::CONNECT {
         return Err(Failure::ConnectRefused);
     }
-    let wire = wire(routed.service, parts.version);
+    let wire = wire(&routed.service, parts.version);
     let id = client.worker().with_rng(|rng| {
         client
             .hop

@@ -235,10 +235,7 @@ fn switch(
     let idle = service.policy.tunnel_idle_timeout;
     let tunnel = Tunnel {
         client: client.clone(),
-        held: client
-            .worker()
-            .lifelines
-            .hold(Patience { head: idle, idle }),
+        held: client.lifelines().hold(Patience { head: idle, idle }),
         lease,
         on_client: wanted.on_client.clone(),
         on_node,
