@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -31,9 +31,10 @@ use tower::{
 };
 
 use crate::{
-    config::Config,
     explain::Book,
+    reload,
     watch::{Question, RegistryStatus, ViewStatus},
+    world::InForce,
 };
 
 mod doors;
@@ -64,17 +65,17 @@ const BODY_BYTES_MAX: usize = 4096;
 pub(crate) struct Pulse(pub(crate) AtomicU64);
 
 pub(crate) struct Admin {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: InForce,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) questions: mpsc::Sender<Question>,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) started: Instant,
     pub(crate) draining: Arc<AtomicBool>,
-    /// Where clients really connect to, by the names of the listeners: the system may have chosen the ports.
-    pub(crate) listeners: Vec<(String, SocketAddr)>,
     pub(crate) address: SocketAddr,
-    pub(crate) socket: Option<PathBuf>,
+    /// Where the socket is, once this process has it.
+    pub(crate) socket: OnceLock<PathBuf>,
     pub(crate) book: Arc<Book>,
+    pub(crate) reloads: reload::Handle,
 }
 
 type Shared = State<Arc<Admin>>;
@@ -101,6 +102,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/api/v1/nodes/{id}/drain", post(orders::drain))
         .route("/api/v1/nodes/{id}/undrain", post(orders::undrain))
         .route("/api/v1/nodes/{id}/weight", post(orders::weight))
+        .route("/api/v1/reload", post(orders::reload))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing at this path"))
         .layer(middleware::from_fn_with_state(admin.clone(), entry::guard))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -155,6 +157,8 @@ struct Status {
     address: SocketAddr,
     socket: Option<PathBuf>,
     registry: Option<RegistryStatus>,
+    /// How the configuration was last read again; absent before the first time.
+    last_reload: Option<reload::Report>,
 }
 
 async fn status(State(admin): Shared) -> Response {
@@ -163,21 +167,22 @@ async fn status(State(admin): Shared) -> Response {
     };
     let draining = admin.draining.load(Relaxed);
     Json(Status {
-        id: admin.config.id.clone(),
+        id: admin.config.load().id.clone(),
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: admin.started.elapsed().as_millis() as u64,
         cores: admin.pulses.len(),
         ready: view.is_ready && !draining,
         draining,
         address: admin.address,
-        socket: admin.socket.clone(),
+        socket: admin.socket.get().cloned(),
         registry: view.registry,
+        last_reload: admin.reloads.last(),
     })
     .into_response()
 }
 
 async fn config(State(admin): Shared) -> Response {
-    Json(&*admin.config).into_response()
+    Json(&**admin.config.load()).into_response()
 }
 
 async fn ask<T>(admin: &Admin, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {

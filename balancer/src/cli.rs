@@ -203,7 +203,7 @@ async fn obey(
         }
         Command::Reload => {
             let answer = client.post("/api/v1/reload", None).await?;
-            out.answer(&answer, |it| shown::word(it, "result"))
+            out.answer(&answer, |it| shown::word(it, "outcome"))
         }
     }
 }

@@ -19,14 +19,17 @@ use serde::{Deserialize, Serialize, Serializer};
 mod admin;
 mod check;
 mod explain;
+mod fixed;
 mod raw;
 mod shown;
+mod takeover;
 mod tracing;
 mod value;
 
 pub use admin::{Admin, AdminSocket, SocketMode};
 pub(crate) use check::host_name;
 pub use explain::ExplainConfig;
+pub use takeover::Takeover;
 pub use tracing::{Endpoint, Parent, Protocol, TracingConfig};
 
 /// Everything a balancer is told. It serialises with every default in place, and services and listeners by name; secrets
@@ -39,6 +42,10 @@ pub struct Config {
     pub workers: usize,
     /// How long work under way may take to end after the balancer was told to stop. Default: 30 s.
     pub drain_deadline: Duration,
+    /// Whether a change of the configuration's file is a reason to read it again. Default: true.
+    pub watch_config: bool,
+    /// How the next program takes over the sockets of this one. Default: not at all.
+    pub takeover: Option<Takeover>,
     pub admin: Admin,
     /// Where nodes announce themselves. Default: nowhere, unless an embedding program brings a registry.
     pub registry: Option<registry::Config>,

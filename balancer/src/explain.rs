@@ -1,7 +1,7 @@
 //! What became of single exchanges, remembered for a while, so that an operator can ask why one went where it went.
 //!
 //! Each core writes [`Story`]s on a [`Page`] of its own; the [`Book`] of all pages is read by the admin API. A story holds numbers and no
-//! texts: names are told once to the book and are a [`NameId`] from then on, so that writing one down copies less than 200 bytes and
+//! texts: names are told once to the page and are a [`NameId`] from then on, so that writing one down copies less than 200 bytes and
 //! allocates nothing. A page is bounded by `[explain]`; the oldest stories make room.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use rustc_hash::FxHasher;
+use rustc_hash::{FxHashMap, FxHasher};
 use slab::Slab;
 
 use crate::config::ExplainConfig;
@@ -28,7 +28,7 @@ const NAMES_MAX: usize = u16::MAX as usize;
 /// The names that have no number of their own.
 const UNNAMED: &str = "(unnamed)";
 
-/// A route, service, listener or node, by the number that [`Book::name`] gave it. The default names nothing.
+/// A route, service, listener or node, by the number that [`Page::name`] gave it. The default names nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NameId(u16);
 
@@ -36,12 +36,16 @@ pub struct NameId(u16);
 #[derive(Debug)]
 pub struct Book {
     pages: Vec<Arc<Page>>,
-    names: Mutex<Names>,
+    names: Arc<Mutex<Names>>,
 }
 
 /// What one core remembers.
 #[derive(Debug)]
-pub struct Page(Mutex<Stories>);
+pub struct Page {
+    stories: Mutex<Stories>,
+    /// Of all pages.
+    names: Arc<Mutex<Names>>,
+}
 
 /// A long exchange that is remembered while it lives; dropped without [`Page::ended`] it is forgotten.
 #[derive(Debug)]
@@ -56,6 +60,8 @@ struct Stories {
     failed: Ring,
     live: Slab<Story>,
     live_max: usize,
+    /// The names that this core has used, so that it need not ask for them again.
+    id_by_name: FxHashMap<Box<str>, NameId>,
 }
 
 /// The last so many stories; the next one takes the place of the oldest.
@@ -75,24 +81,20 @@ struct Names {
 
 impl Book {
     pub fn new(config: &ExplainConfig, cores: usize) -> Self {
-        let names = Names {
+        let names = Arc::new(Mutex::new(Names {
             texts: vec![UNNAMED.into()],
             id_by_text: HashMap::new(),
-        };
+        }));
+        let page = |_| Arc::new(Page::new(config, names.clone()));
         Self {
-            pages: (0..cores).map(|_| Arc::new(Page::new(config))).collect(),
-            names: Mutex::new(names),
+            pages: (0..cores).map(page).collect(),
+            names,
         }
     }
 
     /// The page of a core, counted from 0.
     pub fn page(&self, core: usize) -> Arc<Page> {
         self.pages[core].clone()
-    }
-
-    /// The number of a name. It takes a lock and may allocate: ask when a route or an endpoint is made, not for each exchange.
-    pub fn name(&self, text: &str) -> NameId {
-        lock(&self.names).id_of(text)
     }
 
     /// All that is remembered by this id of a request, a trace or a connection, told in words; the newest comes first.
@@ -116,7 +118,7 @@ impl Book {
     fn told(&self, max: usize, is_wanted: impl Fn(&Story) -> bool) -> Vec<Told> {
         let mut stories: Vec<Story> = Vec::new();
         for page in &self.pages {
-            stories.extend(lock(&page.0).all().filter(|it| is_wanted(it)));
+            stories.extend(lock(&page.stories).all().filter(|it| is_wanted(it)));
         }
         stories.sort_by_key(|it| std::cmp::Reverse((it.began_us, it.id)));
         // What ended badly stands in both rings.
@@ -131,18 +133,36 @@ impl Book {
 }
 
 impl Page {
-    fn new(config: &ExplainConfig) -> Self {
-        Self(Mutex::new(Stories {
+    fn new(config: &ExplainConfig, names: Arc<Mutex<Names>>) -> Self {
+        let stories = Stories {
             recent: Ring::new(config.recent),
             failed: Ring::new(config.failed),
             live: Slab::new(),
             live_max: config.live,
-        }))
+            id_by_name: FxHashMap::default(),
+        };
+        Self {
+            stories: Mutex::new(stories),
+            names,
+        }
+    }
+
+    /// The number of a name, the same on all pages.
+    pub fn name(&self, text: &str) -> NameId {
+        let mut stories = lock(&self.stories);
+        if let Some(id) = stories.id_by_name.get(text) {
+            return *id;
+        }
+        let id = lock(&self.names).id_of(text);
+        if id != NameId::default() {
+            stories.id_by_name.insert(text.into(), id);
+        }
+        id
     }
 
     /// An exchange has ended.
     pub fn ended(&self, story: &Story) {
-        let mut stories = lock(&self.0);
+        let mut stories = lock(&self.stories);
         stories.recent.push(story);
         if !story.is_completed() {
             stories.failed.push(story);
@@ -151,7 +171,7 @@ impl Page {
 
     /// A tunnel or stream that will last begins; none when too many are remembered already.
     pub fn live(self: &Arc<Self>, story: &Story) -> Option<Live> {
-        let mut stories = lock(&self.0);
+        let mut stories = lock(&self.stories);
         let has_room = stories.live.len() < stories.live_max;
         has_room.then(|| Live {
             page: self.clone(),
@@ -163,7 +183,7 @@ impl Page {
 impl Live {
     /// More has become known of it.
     pub fn update(&self, story: &Story) {
-        if let Some(kept) = lock(&self.page.0).live.get_mut(self.key) {
+        if let Some(kept) = lock(&self.page.stories).live.get_mut(self.key) {
             *kept = *story;
         }
     }
@@ -171,7 +191,7 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        lock(&self.page.0).live.try_remove(self.key);
+        lock(&self.page.stories).live.try_remove(self.key);
     }
 }
 
@@ -299,12 +319,13 @@ mod tests {
     #[test]
     fn a_name_has_one_number_and_too_many_go_unnamed() {
         let book = Book::new(&SMALL, 1);
-        let web = book.name("web");
-        assert_eq!(book.name("web"), web);
+        let page = book.page(0);
+        let web = page.name("web");
+        assert_eq!(page.name("web"), web);
         for n in 0..NAMES_MAX {
-            book.name(&format!("n{n}"));
+            page.name(&format!("n{n}"));
         }
-        assert_eq!(book.name("one more"), NameId::default());
+        assert_eq!(page.name("one more"), NameId::default());
         assert_eq!(&*lock(&book.names).text(NameId::default()), UNNAMED);
         assert_eq!(&*lock(&book.names).text(web), "web");
     }

@@ -2,7 +2,14 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use balancer::{app::Balancer, cli, config::Config};
+use balancer::{
+    app::{Balancer, Beginning},
+    cli,
+    config::Config,
+    notify,
+    reload::{self, Cause},
+    takeover::Heir,
+};
 use clap::Parser;
 use registry::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,6 +29,9 @@ struct Args {
     /// Checks the configuration and exits.
     #[arg(long)]
     check: bool,
+    /// Takes over the sockets of the balancer that runs with the same [takeover] socket, if there is one.
+    #[arg(long)]
+    takeover: bool,
     #[command(flatten)]
     asking: cli::Options,
     #[command(subcommand)]
@@ -32,6 +42,8 @@ struct Args {
 const BAD_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
+    let args = Args::parse();
+    let source = reload::Source::new(args.config.clone());
     let mut args = Args::parse();
     match args.command.take() {
         None | Some(cli::Command::Run) => {}
@@ -51,7 +63,16 @@ fn main() -> ExitCode {
         println!("the configuration is good");
         return ExitCode::SUCCESS;
     }
+    if args.takeover && config.takeover.is_none() {
+        eprintln!("balancer: --takeover needs a [takeover] table in the configuration");
+        return ExitCode::from(BAD_CONFIG);
+    }
     log_to_stderr(&config.log.level);
+    let running = config.takeover.as_ref().filter(|_| args.takeover);
+    let heir = match running.map(|it| Heir::ask(&it.socket)).transpose() {
+        Ok(heir) => heir.flatten(),
+        Err(err) => return fail(1, &err),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -59,37 +80,77 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(err) => return fail(1, &err),
     };
-    runtime.block_on(run(config, registry))
+    runtime.block_on(run(Beginning {
+        config,
+        registry,
+        source: Some(source),
+        heir,
+    }))
 }
 
-async fn run(config: Config, registry: Option<Registry>) -> ExitCode {
-    let (mut terminate, mut interrupt) = match (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+async fn run(beginning: Beginning) -> ExitCode {
+    let (mut signals, hang_up) = match (Signals::new(), signal(SignalKind::hangup())) {
+        (Ok(signals), Ok(hang_up)) => (signals, hang_up),
         (Err(err), _) | (_, Err(err)) => return fail(1, &err),
     };
-    let balancer = match Balancer::start(config, registry) {
+    let mut balancer = match Balancer::begin(beginning) {
         Ok(balancer) => balancer,
         Err(err) => return fail(1, &err),
     };
+    let reloads = balancer.reloads();
+    tokio::select! {
+        taken_over = balancer.take_over() => if let Err(err) = taken_over {
+            fail(1, &err);
+            leave(balancer, signals).await;
+            return ExitCode::FAILURE;
+        },
+        () = signals.told_to_go() => return leave(balancer, signals).await,
+    }
     for (name, address) in balancer.listeners() {
         tracing::info!(name, %address, "listening");
     }
     tracing::info!(address = %balancer.admin(), "admin");
-    told_to_go(&mut terminate, &mut interrupt).await;
-    tracing::info!("leaving; a second signal ends at once");
+    notify::ready();
+    tokio::spawn(reload_on_signal(hang_up, reloads));
     tokio::select! {
-        () = balancer.leave() => ExitCode::SUCCESS,
-        () = told_to_go(&mut terminate, &mut interrupt) => ExitCode::FAILURE,
+        () = signals.told_to_go() => notify::stopping(),
+        () = balancer.succeeded() => tracing::info!("another process has taken over"),
+    }
+    leave(balancer, signals).await
+}
+
+async fn reload_on_signal(mut hang_up: Signal, reloads: reload::Handle) {
+    while hang_up.recv().await.is_some() {
+        reloads.reload(Cause::Signal).await;
     }
 }
 
-async fn told_to_go(terminate: &mut Signal, interrupt: &mut Signal) {
+async fn leave(balancer: Balancer, mut signals: Signals) -> ExitCode {
+    tracing::info!("leaving; a second signal ends at once");
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = balancer.leave() => ExitCode::SUCCESS,
+        () = signals.told_to_go() => ExitCode::FAILURE,
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn told_to_go(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

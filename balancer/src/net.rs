@@ -1,6 +1,13 @@
 //! The one file of this program that opens sockets.
 
-use std::{io, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    fs::Permissions,
+    io,
+    net::SocketAddr,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::Path,
+    time::Duration,
+};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -60,6 +67,41 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Deals sockets over cores. Where there are more sockets than cores a core gets several, where there are fewer cores share one:
+/// sockets that were handed over are never closed, because connections may wait in them, and none is added, because connections
+/// would be lost in it if this program died.
+pub(crate) fn deal(
+    sockets: Vec<std::net::TcpListener>,
+    n_cores: usize,
+) -> Vec<Vec<std::net::TcpListener>> {
+    let mut by_core: Vec<Vec<_>> = (0..n_cores).map(|_| Vec::new()).collect();
+    let shared: Vec<_> = (sockets.len()..n_cores)
+        .filter_map(|core| {
+            let socket = sockets[core % sockets.len()].try_clone();
+            let failed = |err: &io::Error| tracing::warn!(core, %err, "sharing a socket");
+            Some((core, socket.inspect_err(failed).ok()?))
+        })
+        .collect();
+    let own = sockets.into_iter().enumerate();
+    for (at, socket) in own.map(|(n, it)| (n % n_cores, it)).chain(shared) {
+        by_core[at].push(socket);
+    }
+    by_core
+}
+
+/// Listens at a path of the file system, where whoever listened before is replaced; only this user may connect.
+///
+/// # Errors
+/// When the socket cannot be put there.
+pub(crate) fn listen_at_path(path: &Path) -> io::Result<UnixListener> {
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let _ = std::fs::remove_file(&beside);
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
+    std::fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
 /// Hands a listening socket to the runtime of the calling core.
 ///
 /// # Errors
@@ -100,7 +142,7 @@ pub(crate) fn bind_unix(path: &Path) -> io::Result<Socket> {
 
 /// # Errors
 /// When the system cannot queue connections for it.
-pub(crate) fn listen_unix(socket: Socket) -> io::Result<std::os::unix::net::UnixListener> {
+pub(crate) fn listen_unix(socket: Socket) -> io::Result<UnixListener> {
     socket.listen(BACKLOG_OF_OPERATORS)?;
     Ok(socket.into())
 }

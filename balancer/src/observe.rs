@@ -2,6 +2,7 @@
 
 mod access;
 mod spans;
+mod story;
 
 pub(crate) use access::{AccessLog, AccessSink};
 pub(crate) use spans::SpanMetrics;
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use balancer_core::name::NodeId;
+use balancer_core::{forwarded::RequestId, name::NodeId};
 use http::{Method, StatusCode, Uri, Version};
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
@@ -23,6 +24,7 @@ use metrics_exporter_prometheus::{
 
 use crate::{
     accept::ClientConnection,
+    explain::{ExchangeId, Story},
     forward::body::Progress,
     pick::{Lease, Service},
 };
@@ -100,6 +102,7 @@ pub(crate) struct Exchange {
     /// Only kept when there is a line to write.
     line: Option<Box<Line>>,
     service: Option<Arc<Service>>,
+    story: Story,
     status: StatusCode,
     ended: Option<Ended>,
     pub(crate) received: Option<Arc<Progress>>,
@@ -129,6 +132,7 @@ impl Exchange {
             began: Instant::now(),
             line,
             service: None,
+            story: Story::default(),
             status: StatusCode::OK,
             ended: None,
             received: None,
@@ -162,6 +166,13 @@ impl Exchange {
             line.node = Some(lease.node().clone());
             line.tries = tries;
         });
+        let after = self.time_of_try(tries) - self.began;
+        story::begin_try(&mut self.story, self.client.worker(), lease, after);
+    }
+
+    /// The id under which client, balancer and node know the request.
+    pub(crate) fn known_as(&mut self, id: &RequestId) {
+        self.story.id = ExchangeId::of(id.as_str().as_bytes());
     }
 
     pub(crate) fn routed(&mut self, service: &Arc<Service>) {
@@ -171,6 +182,7 @@ impl Exchange {
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = status;
+        story::begin_answer(&mut self.story, self.began);
     }
 
     /// Says why it ended; only the first reason counts.
@@ -210,6 +222,7 @@ impl Drop for Exchange {
             };
             self.client.worker().log.write(&written);
         }
+        story::remember(self, ended, took);
     }
 }
 
@@ -344,8 +357,9 @@ impl Metrics {
         metrics::with_local_recorder(&self.recorder, || ServiceMetrics::new(name))
     }
 
-    pub(crate) fn spans(&self) -> SpanMetrics {
-        metrics::with_local_recorder(&self.recorder, SpanMetrics::new)
+    /// Makes handles that another file defines.
+    pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&self.recorder, make)
     }
 
     pub(crate) fn handle(&self) -> PrometheusHandle {

@@ -3,11 +3,18 @@
 //! Facts come in as one closed list of events; the membership decides; its commands go to every core in the same order. When all cores
 //! have applied what a revision of the registry brought, the balancer's own record says so: that is what a leaving node waits for.
 
+mod orders;
+
+pub(crate) use orders::{AdoptError, Adopted, Order};
+
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::pending,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -28,12 +35,15 @@ use tokio::{
     sync::{Notify, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    config::{Config, DnsConfig},
-    observe::{ServiceMetrics, ViewMetrics},
+    config::{Discover, DnsConfig, Service},
+    observe::ViewMetrics,
     probe, resolve,
+    scene::Opening,
     worker::{Applied, Batch, Change, Suspicion},
+    world::World,
 };
 
 /// Probes under way at once; the others wait their turn.
@@ -62,6 +72,7 @@ enum Event {
         addresses: Vec<std::net::SocketAddr>,
     },
     Asked(Question),
+    Ordered(Order),
     /// A core has applied what it was sent.
     Applied,
     /// The balancer's own record is in the registry for the first time.
@@ -74,6 +85,8 @@ enum Event {
 pub(crate) enum Question {
     Standings(oneshot::Sender<Vec<Standing>>),
     Status(oneshot::Sender<ViewStatus>),
+    /// Where clients really connect to, by the names of the listeners: the system may have chosen the ports.
+    Addresses(oneshot::Sender<Vec<(String, std::net::SocketAddr)>>),
     /// Answered with what is in force for the node from then on.
     Order(NodeOrder, oneshot::Sender<Result<Override, OverrideError>>),
 }
@@ -135,15 +148,18 @@ pub(crate) struct Core {
 }
 
 pub(crate) struct ViewStart {
-    pub(crate) config: Arc<Config>,
+    pub(crate) world: World,
+    /// Doors that stay shut until the balancer whose sockets these are can be replaced.
+    pub(crate) shut: Vec<Arc<Opening>>,
     pub(crate) registry: Option<Registry>,
     pub(crate) membership: Membership,
     pub(crate) cores: Vec<Core>,
     pub(crate) suspicions: mpsc::Receiver<Suspicion>,
     pub(crate) questions: mpsc::Receiver<Question>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) draining: Arc<AtomicBool>,
     /// Shared with every core's `Applied`.
     pub(crate) applied_changed: Arc<Notify>,
-    pub(crate) service_metrics: Vec<ServiceMetrics>,
     pub(crate) metrics: ViewMetrics,
     pub(crate) incarnation: u64,
     /// Since when loads count their nanoseconds.
@@ -170,6 +186,13 @@ struct View {
     snapshot: Snapshot,
     /// The snapshot's nodes, kept as they are by a balancer that runs without a registry.
     recalled: Vec<NodeFacts>,
+    /// Changes that go to the cores before those that the membership decides next.
+    changes: Vec<Change>,
+    /// Who wants to know when the cores have applied a batch.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
+    resolver_by_service: BTreeMap<ServiceIdx, AbortOnDropHandle<()>>,
+    /// Another process has taken over: the record in the registry and the snapshot are its own.
+    is_succeeded: bool,
 }
 
 /// Runs until `leave` fires, then takes the balancer's record out of the registry.
@@ -194,7 +217,9 @@ pub(crate) async fn run(start: ViewStart, mut leave: oneshot::Receiver<()>) {
 
 impl View {
     fn new(start: ViewStart) -> Self {
-        let snapshot = Snapshot::new(start.config.membership.snapshot.clone());
+        let snapshot = Snapshot::new(start.world.config().membership.snapshot.clone());
+        // Two processes must not write the one file: whoever has shut doors still has a predecessor.
+        let is_succeeded = !start.shut.is_empty();
         Self {
             watch: start.registry.as_ref().map(Registry::watch),
             start,
@@ -211,6 +236,10 @@ impl View {
             heard_at: Instant::now(),
             snapshot,
             recalled: Vec::new(),
+            changes: Vec::new(),
+            waiting: Vec::new(),
+            resolver_by_service: BTreeMap::new(),
+            is_succeeded,
         }
     }
 
@@ -221,8 +250,9 @@ impl View {
         if let Some(recall) = self.snapshot.read() {
             self.recall(now, recall);
         }
-        for idx in 0..self.start.config.services.len() {
-            self.begin_service(now, ServiceIdx(idx));
+        let services: Vec<_> = self.start.world.services().cloned().collect();
+        for service in services {
+            self.begin_service(now, service.idx, &service.policy);
         }
     }
 
@@ -242,16 +272,18 @@ impl View {
         }
     }
 
-    fn begin_service(&mut self, now: Instant, service: ServiceIdx) {
-        use crate::config::Discover;
-        match &self.start.config.services[service.0].discover {
+    fn begin_service(&mut self, now: Instant, service: ServiceIdx, policy: &Service) {
+        self.resolver_by_service.remove(&service);
+        match &policy.discover {
             Discover::Registry => {}
             Discover::Static(addresses) => self
                 .start
                 .membership
                 .handle_addresses(now, service, addresses),
             Discover::Dns(dns) => {
-                tokio::spawn(keep_resolving(service, dns.clone(), self.reports.0.clone()));
+                let resolving = keep_resolving(service, dns.clone(), self.reports.0.clone());
+                let task = AbortOnDropHandle::new(tokio::spawn(resolving));
+                self.resolver_by_service.insert(service, task);
             }
         }
     }
@@ -267,6 +299,7 @@ impl View {
             () = self.start.applied_changed.notified() => Event::Applied,
             () = first_stored(&mut self.announcement, self.announced) => Event::Announced,
             Some(question) = self.start.questions.recv() => Event::Asked(question),
+            Some(order) = self.start.orders.recv() => Event::Ordered(order),
         }
     }
 
@@ -291,6 +324,7 @@ impl View {
                 .membership
                 .handle_addresses(now, service, &addresses),
             Event::Asked(question) => self.answer(question),
+            Event::Ordered(order) => self.carry_out(now, order),
             Event::Applied => {}
             Event::Announced => self.announced = true,
             Event::Due => self.start.membership.handle_timeout(now),
@@ -366,7 +400,7 @@ impl View {
 
     /// Carries out what the membership decided, then says which revision is applied.
     async fn obey(&mut self) {
-        let mut changes = Vec::new();
+        let mut changes = std::mem::take(&mut self.changes);
         while let Some(command) = self.start.membership.next_command() {
             match command {
                 Command::Offer { service, endpoint } => {
@@ -419,6 +453,7 @@ impl View {
             .iter()
             .map(|core| core.applied.number.load(Relaxed))
             .min();
+        self.tell_waiting(applied.unwrap_or(self.batch));
         let mut newest = None;
         while let Some((batch, revision)) = self.under_way.front().copied() {
             if applied.is_some_and(|applied| applied < batch) {
@@ -436,10 +471,10 @@ impl View {
 
     /// Says in the registry how far every core of this balancer has come. Not before the first list: until then nobody should wait for it.
     fn announce(&mut self) {
-        let (Some(registry), Some(config)) = (&self.start.registry, Some(&self.start.config))
-        else {
+        let Some(registry) = &self.start.registry else {
             return;
         };
+        let config = self.start.world.config();
         let record = BalancerRecord {
             id: config.id.clone(),
             incarnation: self.start.incarnation,
@@ -457,7 +492,10 @@ impl View {
     }
 
     fn begin_probe(&self, service: ServiceIdx, endpoint: Arc<Endpoint>) {
-        let policy = self.start.config.services[service.0].probe.clone();
+        let Some(policy) = self.start.world.service(service) else {
+            return;
+        };
+        let policy = policy.policy.probe.clone();
         let (permits, reports) = (self.probes.clone(), self.reports.0.clone());
         tokio::spawn(async move {
             let Ok(_permit) = permits.acquire().await else {
@@ -485,9 +523,15 @@ impl View {
             self.start.metrics.registry_staleness.set(age.as_secs_f64());
         }
         self.count_endpoints();
-        if self.snapshot.is_due() {
+        let is_wanted = self.keeps_snapshot() || self.has_orders_to_write();
+        if is_wanted && self.snapshot.is_due() {
             self.write_snapshot();
         }
+    }
+
+    /// Orders are kept without a registry too, but never beside a successor, who has them by now.
+    fn has_orders_to_write(&self) -> bool {
+        self.watch.is_none() && self.snapshot.outdated && !self.is_succeeded
     }
 
     fn write_snapshot(&mut self) {
@@ -505,10 +549,10 @@ impl View {
     }
 
     fn count_endpoints(&self) {
-        for (idx, metrics) in self.start.service_metrics.iter().enumerate() {
-            let (known, offered) = self.start.membership.count(ServiceIdx(idx));
-            metrics.endpoints_known.set(known as f64);
-            metrics.endpoints_offered.set(offered as f64);
+        for service in self.start.world.services() {
+            let (known, offered) = self.start.membership.count(service.idx);
+            service.metrics.endpoints_known.set(known as f64);
+            service.metrics.endpoints_offered.set(offered as f64);
         }
     }
 
@@ -517,6 +561,7 @@ impl View {
         match question {
             Question::Standings(to) => drop(to.send(self.standings())),
             Question::Status(to) => drop(to.send(self.status())),
+            Question::Addresses(to) => drop(to.send(self.start.world.addresses())),
             Question::Order(order, to) => drop(to.send(self.order(order))),
         }
     }
@@ -551,12 +596,14 @@ impl View {
     }
 
     async fn end(mut self) {
-        if let Some(announcement) = self.announcement.take() {
+        if let Some(announcement) = self.announcement.take()
+            && !self.is_succeeded
+        {
             announcement.withdraw(WITHDRAW_WITHIN).await;
         }
         // Two writers would share the file beside the snapshot.
         self.snapshot.finish().await;
-        if self.watch.is_some() || self.snapshot.outdated {
+        if self.keeps_snapshot() || self.has_orders_to_write() {
             self.write_snapshot();
             self.snapshot.finish().await;
         }

@@ -14,5 +14,6 @@ pub mod picker;
 pub mod pool;
 pub mod preface;
 pub mod recall;
+pub mod reload;
 pub mod retry;
 pub mod table;

@@ -24,7 +24,8 @@ use crate::{
     overrides::{Override, OverrideError, Overrides},
 };
 
-/// The place of a service in the list given to [`Membership::new`].
+/// Names a service for as long as it is configured: its place in the list given to [`Membership::new`], or the one given to
+/// [`Membership::handle_service`]. It is never used again for another service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceIdx(pub usize);
 
@@ -107,7 +108,9 @@ type Key = (ServiceIdx, NodeId);
 #[derive(Debug)]
 pub struct Membership {
     rules: Rules,
-    services: Vec<Watched>,
+    service_by_idx: BTreeMap<ServiceIdx, Watched>,
+    /// The registry's last word of every node, for services that are configured later.
+    facts_by_id: BTreeMap<String, NodeFacts>,
     idx_by_name: HashMap<ServiceName, ServiceIdx>,
     member_by_key: BTreeMap<Key, Member>,
     services_by_node: HashMap<NodeId, Vec<ServiceIdx>>,
@@ -156,7 +159,8 @@ impl Membership {
             .collect();
         Self {
             rules,
-            services,
+            service_by_idx: (0..).map(ServiceIdx).zip(services).collect(),
+            facts_by_id: BTreeMap::new(),
             idx_by_name,
             member_by_key: BTreeMap::new(),
             services_by_node: HashMap::new(),
@@ -170,9 +174,42 @@ impl Membership {
         }
     }
 
+    pub fn handle_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    /// A service is watched from now on, or is to be probed in another way. Where its endpoints come from never changes: a
+    /// service with another source is another one.
+    pub fn handle_service(&mut self, now: Instant, service: ServiceIdx, watched: Watched) {
+        self.idx_by_name.insert(watched.name.clone(), service);
+        let (probing, source) = (watched.probing.clone(), watched.source);
+        let known = self.service_by_idx.insert(service, watched);
+        if known.is_some() {
+            debug_assert_eq!(known.map(|it| it.source), Some(source));
+            self.reprobe(now, service, &probing);
+        } else if source == Source::Registry {
+            let nodes: Vec<_> = self.facts_by_id.values().cloned().collect();
+            for node in &nodes {
+                self.take_in_for(now, service, node);
+            }
+        }
+    }
+
+    /// A service is watched no more; what is still heard of it means nothing.
+    pub fn handle_service_gone(&mut self, service: ServiceIdx) {
+        let members: Vec<Key> = self.keys_of(service).cloned().collect();
+        for key in members {
+            self.forget(&key);
+        }
+        // Another service may have got the name since.
+        self.idx_by_name.retain(|_, idx| *idx != service);
+        self.service_by_idx.remove(&service);
+    }
+
     /// The registry's whole list: whoever is not on it has vanished.
     pub fn handle_list(&mut self, now: Instant, nodes: Vec<NodeFacts>) {
         self.in_touch = true;
+        self.facts_by_id.clear();
         let listed: BTreeSet<NodeId> = nodes.iter().map(|n| n.id.as_str().into()).collect();
         let vanished: BTreeSet<NodeId> = self
             .member_by_key
@@ -195,6 +232,7 @@ impl Membership {
 
     pub fn handle_delete(&mut self, now: Instant, node: &NodeId) {
         self.in_touch = true;
+        self.facts_by_id.remove(node.as_str());
         self.lose(now, node);
     }
 
@@ -219,7 +257,7 @@ impl Membership {
         service: ServiceIdx,
         addresses: &[SocketAddr],
     ) {
-        if addresses.is_empty() {
+        if addresses.is_empty() || !self.service_by_idx.contains_key(&service) {
             return;
         }
         let listed: BTreeSet<NodeId> = addresses.iter().map(address_id).collect();
@@ -317,7 +355,7 @@ impl Membership {
         self.commands.pop_front()
     }
 
-    pub fn service_idx(&self, name: &str) -> Option<ServiceIdx> {
+    fn service_idx(&self, name: &str) -> Option<ServiceIdx> {
         self.idx_by_name.get(name).copied()
     }
 
@@ -337,7 +375,7 @@ impl Membership {
                 leaving: false,
                 addresses: BTreeMap::new(),
             });
-            let name = self.services[service.0].name.to_string();
+            let name = self.service_by_idx[service].name.to_string();
             facts.addresses.insert(name, endpoint.address);
         }
         by_node.into_values().collect()
@@ -356,45 +394,63 @@ impl Membership {
     pub fn standings(&self, now: Nanos) -> Vec<Standing> {
         self.member_by_key
             .iter()
-            .map(|((service, _), member)| member.standing(now, &self.services[service.0].name))
+            .map(|((service, _), member)| member.standing(now, &self.service_by_idx[service].name))
             .collect()
     }
 
     fn take_in(&mut self, now: Instant, node: NodeFacts) {
         let id = NodeId::from(node.id.as_str());
-        let presence = if node.leaving {
-            Presence::Leaving
-        } else {
-            Presence::Announced
-        };
-        let served: Vec<(ServiceIdx, SocketAddr)> = node
+        let served: Vec<ServiceIdx> = node
             .addresses
-            .iter()
-            .filter_map(|(name, address)| Some((self.service_idx(name)?, *address)))
-            .filter(|(service, _)| self.is_from_registry(*service))
+            .keys()
+            .filter_map(|name| self.service_idx(name))
+            .filter(|service| self.is_from_registry(*service))
             .collect();
         for service in self.services_by_node.get(&id).cloned().unwrap_or_default() {
-            let serves_no_more = !served.iter().any(|(s, _)| *s == service);
+            let serves_no_more = !served.contains(&service);
             let key = (service, id.clone());
             if serves_no_more && self.is_from_registry(service) && !self.is_outdated(&key, &node) {
                 self.forget(&key);
             }
         }
-        for (service, address) in served {
-            let key = (service, id.clone());
-            if self.is_outdated(&key, &node) {
-                continue;
+        for service in served {
+            self.take_in_for(now, service, &node);
+        }
+        let known = self.facts_by_id.get(&node.id);
+        if known.is_none_or(|it| it.incarnation <= node.incarnation) {
+            self.facts_by_id.insert(node.id.clone(), node);
+        }
+    }
+
+    /// What a node's record says about one service.
+    fn take_in_for(&mut self, now: Instant, service: ServiceIdx, node: &NodeFacts) {
+        let id = NodeId::from(node.id.as_str());
+        let key = (service, id.clone());
+        let name = &self.service_by_idx[&service].name;
+        let Some(&address) = node.addresses.get(name.as_str()) else {
+            return;
+        };
+        if self.is_outdated(&key, node) {
+            return;
+        }
+        let presence = if node.leaving {
+            Presence::Leaving
+        } else {
+            Presence::Announced
+        };
+        let load = self.load_of(&key);
+        let (zone, weight) = (node.zone.clone(), node.weight);
+        let endpoint = Endpoint::new(id, node.incarnation, address, zone, weight, load);
+        self.upsert(now, service, endpoint, presence);
+    }
+
+    fn reprobe(&mut self, now: Instant, service: ServiceIdx, probing: &Policy) {
+        let members: Vec<Key> = self.keys_of(service).cloned().collect();
+        for key in members {
+            if let Some(member) = self.member_by_key.get_mut(&key) {
+                member.health.adopt(probing.clone(), now, &mut self.rng);
+                self.settle(&key);
             }
-            let load = self.load_of(&key);
-            let endpoint = Endpoint::new(
-                id.clone(),
-                node.incarnation,
-                address,
-                node.zone.clone(),
-                node.weight,
-                load,
-            );
-            self.upsert(now, service, endpoint, presence);
         }
     }
 
@@ -452,7 +508,11 @@ impl Membership {
         announced_weight: u32,
         presence: Presence,
     ) {
-        let health = Health::new(self.services[key.0.0].probing.clone(), now, &mut self.rng);
+        let health = Health::new(
+            self.service_by_idx[&key.0].probing.clone(),
+            now,
+            &mut self.rng,
+        );
         let wake_up = health.next_wake_up();
         let old = self.member_by_key.remove(key);
         if let Some(old) = &old {
@@ -617,7 +677,8 @@ impl Membership {
     }
 
     fn is_from_registry(&self, service: ServiceIdx) -> bool {
-        self.services[service.0].source == Source::Registry
+        let watched = self.service_by_idx.get(&service);
+        watched.is_some_and(|it| it.source == Source::Registry)
     }
 
     fn keys_of(&self, service: ServiceIdx) -> impl Iterator<Item = &Key> {
@@ -697,6 +758,53 @@ fn address_id(address: &SocketAddr) -> NodeId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_is_configured_later_finds_the_nodes_that_are_known() {
+        let mut subject = Subject::new();
+        let mut facts = node("n1");
+        facts
+            .addresses
+            .insert("later".to_owned(), ([127, 0, 0, 1], 9).into());
+        subject.put(facts);
+        subject.expect(&["offer n1"]);
+        subject.watch(LATER, "later", Source::Registry);
+        subject.expect(&["offer n1"]);
+        subject.membership.handle_service_gone(LATER);
+        subject.expect(&["withdraw n1"]);
+        assert_eq!(subject.membership.count(LATER), (0, 0));
+        assert_eq!(subject.membership.count(WEB), (1, 1));
+    }
+
+    #[test]
+    fn what_is_still_heard_of_a_service_that_is_gone_means_nothing() {
+        let mut subject = Subject::new();
+        let address = [([127, 0, 0, 1], 9).into()];
+        subject.watch(LATER, "later", Source::Addresses);
+        subject
+            .membership
+            .handle_addresses(subject.now, LATER, &address);
+        subject.expect(&["offer 127.0.0.1:9"]);
+        subject.membership.handle_service_gone(LATER);
+        subject.expect(&["withdraw 127.0.0.1:9"]);
+        subject
+            .membership
+            .handle_addresses(subject.now, LATER, &address);
+        let id = address_id(&address[0]);
+        subject.membership.handle_suspicion(subject.now, LATER, &id);
+        subject.expect(&[]);
+    }
+
+    #[test]
+    fn a_service_that_is_probed_in_another_way_keeps_its_nodes() {
+        let mut subject = Subject::new();
+        subject.put(node("n1"));
+        subject.expect(&["offer n1"]);
+        subject.watch(WEB, "web", Source::Registry);
+        subject.expect(&[]);
+        subject.probe_all(true);
+        assert_eq!(subject.membership.count(WEB), (1, 1));
+    }
 
     #[test]
     fn a_node_that_announces_itself_gets_work_at_once() {
@@ -983,6 +1091,7 @@ mod tests {
 
     const WEB: ServiceIdx = ServiceIdx(0);
     const DNS: ServiceIdx = ServiceIdx(1);
+    const LATER: ServiceIdx = ServiceIdx(7);
 
     const RULES: Rules = Rules {
         lost_for_max: Duration::from_secs(60),
@@ -1022,6 +1131,21 @@ mod tests {
                 now: Instant::now(),
                 answers: None,
             }
+        }
+
+        fn watch(&mut self, service: ServiceIdx, name: &str, source: Source) {
+            let probing = Policy {
+                regular: true,
+                interval: Duration::from_millis(500),
+                healthy_after: 1,
+                unhealthy_after: 1,
+            };
+            let watched = Watched {
+                name: name.into(),
+                source,
+                probing,
+            };
+            self.membership.handle_service(self.now, service, watched);
         }
 
         fn put(&mut self, facts: NodeFacts) {

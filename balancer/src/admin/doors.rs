@@ -10,6 +10,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{entry::Caller, socket::AdminSocket};
@@ -35,26 +36,36 @@ pub(crate) struct Doors {
     pub(crate) socket: Option<AdminSocket>,
 }
 
-/// Serves until dropped.
-pub(crate) async fn serve(doors: Doors, router: Router) {
+/// Serves until told to end; answers under way are finished.
+pub(crate) async fn serve(doors: Doors, router: Router, ends: CancellationToken) {
     let Doors { address, socket } = doors;
-    tokio::join!(
-        at_address(address, router.clone()),
-        at_socket(socket, router)
-    );
+    let visit = Visit { router, ends };
+    let ended = visit.ends.clone();
+    tokio::select! {
+        biased;
+        () = ended.cancelled() => {}
+        _ = async { tokio::join!(at_address(address, &visit), at_socket(socket, &visit)) } => {}
+    }
 }
 
-async fn at_address(listener: TcpListener, router: Router) {
+/// What every connection is given.
+#[derive(Clone)]
+struct Visit {
+    router: Router,
+    ends: CancellationToken,
+}
+
+async fn at_address(listener: TcpListener, visit: &Visit) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => begin(place, stream, Caller::Address, router.clone()),
+            Ok((stream, _)) => begin(place, stream, Caller::Address, visit.clone()),
             Err(err) => wait_after(&err).await,
         }
     }
 }
 
-async fn at_socket(socket: Option<AdminSocket>, router: Router) {
+async fn at_socket(socket: Option<AdminSocket>, visit: &Visit) {
     let Some(socket) = socket else {
         return;
     };
@@ -68,7 +79,7 @@ async fn at_socket(socket: Option<AdminSocket>, router: Router) {
         let known = accepted.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream)));
         match known {
             Ok((uid, stream)) if socket.lets_in(uid) => {
-                begin(place, stream, Caller::Socket { uid }, router.clone());
+                begin(place, stream, Caller::Socket { uid }, visit.clone());
             }
             Ok((uid, _)) => tracing::warn!(uid, "a stranger at the admin socket was sent away"),
             Err(err) => wait_after(&err).await,
@@ -85,19 +96,20 @@ fn begin(
     place: OwnedSemaphorePermit,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     caller: Caller,
-    router: Router,
+    visit: Visit,
 ) {
     tokio::spawn(async move {
         let _place = place;
-        attend(stream, caller, router).await;
+        attend(stream, caller, visit).await;
     });
 }
 
 async fn attend(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     caller: Caller,
-    router: Router,
+    visit: Visit,
 ) {
+    let Visit { router, ends } = visit;
     let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller);
         router.clone().oneshot(request.map(Body::new))
@@ -108,11 +120,12 @@ async fn attend(
         .serve_connection(TokioIo::new(stream), answer);
     tokio::pin!(connection);
     // How a connection ends is its client's business: nothing of ours is at stake.
-    if tokio::time::timeout(CONNECTION_AGE_MAX, connection.as_mut())
-        .await
-        .is_err()
-    {
-        connection.as_mut().graceful_shutdown();
-        let _ = tokio::time::timeout(LAST_ANSWER_WITHIN, connection).await;
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => return,
+        () = ends.cancelled() => {}
+        () = tokio::time::sleep(CONNECTION_AGE_MAX) => {}
     }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(LAST_ANSWER_WITHIN, connection).await;
 }

@@ -102,7 +102,8 @@ pub(super) async fn guard(
 
 /// The token is read at each use, so that it can be changed while the balancer runs.
 async fn token_for(admin: &Arc<Admin>, caller: Caller) -> Result<Option<Token>, TokenError> {
-    match (&admin.config.admin.token_file, caller) {
+    let config = admin.config.load_full();
+    match (&config.admin.token_file, caller) {
         (Some(path), Caller::Address) => {
             let text = tokio::fs::read_to_string(path).await?;
             Token::parse(&text).map(Some)

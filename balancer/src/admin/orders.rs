@@ -15,7 +15,10 @@ use balancer_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{Admin, Shared, ask, entry::Who, leaving, refuse};
-use crate::watch::{NodeOrder, OrderChange, Question};
+use crate::{
+    reload::{Cause, Outcome},
+    watch::{NodeOrder, OrderChange, Question},
+};
 
 /// A hundred times the weight of a node that names none.
 const WEIGHT_MAX: u32 = 10_000;
@@ -63,6 +66,19 @@ pub(super) async fn weight(
             format_args!("{it} is not within 0 to {WEIGHT_MAX}"),
         ),
         Ok(Json(Weight { weight })) => order(admin, who, node, OrderChange::Weight(weight)).await,
+    }
+}
+
+/// Reads the configuration again; a rejected one is no success, and says why.
+pub(super) async fn reload(State(admin): Shared, Extension(who): Extension<Who>) -> Response {
+    tracing::info!(by = %who, "an operator asks for the configuration to be read again");
+    match admin.reloads.reload(Cause::Api).await {
+        None => leaving(),
+        Some(report) if report.outcome == Outcome::Rejected => {
+            let why = report.error.unwrap_or_default();
+            refuse(StatusCode::UNPROCESSABLE_ENTITY, why)
+        }
+        Some(report) => Json(report).into_response(),
     }
 }
 

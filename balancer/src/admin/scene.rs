@@ -43,19 +43,18 @@ struct Listener<'a> {
 }
 
 pub(super) async fn listeners(State(admin): Shared) -> Response {
-    let config = &admin.config;
-    let bound = admin.listeners.iter().map(|(_, address)| *address);
-    let shown = config
-        .listeners
-        .iter()
-        .zip(bound)
-        .map(|(it, address)| Listener {
-            name: it.name.as_str(),
-            address,
-            protocol: it.protocol,
-            service: it.service.map(|idx| config.services[idx].name.as_str()),
-            max_connections: it.max_connections,
-        });
+    let config = admin.config.load_full();
+    let Some(bound) = ask(&admin, Question::Addresses).await else {
+        return leaving();
+    };
+    let address_by_name: BTreeMap<_, _> = bound.into_iter().collect();
+    let shown = config.listeners.iter().map(|it| Listener {
+        name: it.name.as_str(),
+        address: *address_by_name.get(it.name.as_str()).unwrap_or(&it.address),
+        protocol: it.protocol,
+        service: it.service.map(|idx| config.services[idx].name.as_str()),
+        max_connections: it.max_connections,
+    });
     Json(Listeners {
         listeners: shown.collect(),
     })
@@ -77,7 +76,7 @@ struct Route<'a> {
 }
 
 pub(super) async fn routes(State(admin): Shared) -> Response {
-    let config = &admin.config;
+    let config = admin.config.load_full();
     let listener = |at: &usize| config.listeners[*at].name.as_str();
     let shown = config.routes.iter().map(|route| Route {
         name: &route.name,
@@ -119,6 +118,7 @@ pub(super) async fn services(State(admin): Shared) -> Response {
     let Some(standings) = ask(&admin, Question::Standings).await else {
         return leaving();
     };
+    let config = admin.config.load_full();
     let mut sum_by_service: BTreeMap<&str, Sum> = BTreeMap::new();
     for standing in &standings {
         let sum = sum_by_service.entry(&standing.service).or_default();
@@ -127,7 +127,7 @@ pub(super) async fn services(State(admin): Shared) -> Response {
         sum.in_flight += u64::from(standing.in_flight);
     }
     let none = Sum::default();
-    let shown = admin.config.services.iter().map(|it| {
+    let shown = config.services.iter().map(|it| {
         let sum = sum_by_service.get(it.name.as_str()).unwrap_or(&none);
         Service::of(it, sum)
     });

@@ -28,6 +28,11 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
         id: id(&top, raw.id)?,
         workers: workers(raw.workers),
         drain_deadline: raw.drain_deadline,
+        watch_config: raw.watch_config,
+        takeover: raw
+            .takeover
+            .map(|it| it.check(&top.table("takeover")))
+            .transpose()?,
         admin: raw.admin,
         registry: raw.registry,
         membership: raw.membership,
@@ -113,7 +118,7 @@ impl<'a> Keys<'a> {
         self.source.error(&self.path_of(key), message)
     }
 
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+    pub(super) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
         value.ok_or_else(|| self.refuse(key, "required, but not set"))
     }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol,
-    tracing, value,
+    takeover, tracing, value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -24,6 +24,10 @@ pub(super) struct Config {
     /// How long work under way may take to end after the balancer was told to stop. Default: `"30s"`.
     #[serde(deserialize_with = "value::span")]
     pub(super) drain_deadline: Duration,
+    /// Whether a change of this file is a reason to read it again, as SIGHUP is. Default: true.
+    pub(super) watch_config: bool,
+    /// How the next program takes over the sockets of this one. Default: not at all.
+    pub(super) takeover: Option<takeover::Raw>,
     /// Where the balancer is asked about itself.
     pub(super) admin: Admin,
     /// Where nodes announce themselves. Default: none.
@@ -193,6 +197,8 @@ impl Default for Config {
             id: None,
             workers: 0,
             drain_deadline: Duration::from_secs(30),
+            watch_config: true,
+            takeover: None,
             admin: Admin::default(),
             registry: None,
             membership: MembershipConfig::default(),

@@ -5,7 +5,8 @@ use std::{fmt, time::Duration};
 use serde::{Serialize, Serializer};
 
 use super::{
-    Admin, Config, ExplainConfig, Listener, Log, MembershipConfig, Route, Service, TracingConfig,
+    Admin, Config, ExplainConfig, Listener, Log, MembershipConfig, Route, Service, Takeover,
+    TracingConfig,
 };
 
 /// Writes a value as it displays itself.
@@ -28,6 +29,8 @@ struct Shown<'a> {
     workers: usize,
     #[serde(serialize_with = "humantime_serde::serialize")]
     drain_deadline: Duration,
+    watch_config: bool,
+    takeover: &'a Option<Takeover>,
     admin: &'a Admin,
     registry: &'a Option<registry::Config>,
     membership: &'a MembershipConfig,
@@ -60,6 +63,8 @@ impl<'a> Shown<'a> {
             id: &config.id,
             workers: config.workers,
             drain_deadline: config.drain_deadline,
+            watch_config: config.watch_config,
+            takeover: &config.takeover,
             admin: &config.admin,
             registry: &config.registry,
             membership: &config.membership,

@@ -87,8 +87,10 @@ pub struct Candidate {
 /// Why this endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
-    /// The less loaded of two drawn at random.
+    /// It was not noted.
     #[default]
+    Unsaid,
+    /// The less loaded of two drawn at random.
     P2c,
     LeastRequests,
     RoundRobin,
@@ -106,6 +108,8 @@ pub enum TryEnd {
     #[default]
     UnderWay,
     Answered,
+    /// Another node was asked after it.
+    Failed,
     /// No connection could be made.
     Unreachable,
     /// It closed or reset before it answered.
@@ -230,6 +234,7 @@ impl Kind {
 impl Policy {
     pub fn word(self) -> &'static str {
         match self {
+            Self::Unsaid => "picked",
             Self::P2c => "p2c",
             Self::LeastRequests => "least_requests",
             Self::RoundRobin => "round_robin",
@@ -246,6 +251,7 @@ impl TryEnd {
         match self {
             Self::UnderWay => "under way",
             Self::Answered => "answered",
+            Self::Failed => "failed",
             Self::Unreachable => "unreachable",
             Self::Gone => "gone",
             Self::Silent => "silent",

@@ -175,6 +175,7 @@ mod tests {
                 in_flight: 5,
             },
             candidates: 3,
+            policy: Policy::P2c,
             end: TryEnd::Gone,
             ..Try::default()
         });

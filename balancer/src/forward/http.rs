@@ -193,24 +193,25 @@ fn plan(
 ) -> Result<Plan, Failure> {
     check_request(&parts)?;
     let routed = route(client, &parts)?;
-    exchange.routed(routed.service);
+    exchange.routed(&routed.service);
     exchange.note(|line| {
         line.route = Some(routed.target.route.clone());
         line.service = Some(routed.service.name.clone());
     });
     if let Some(wanted) = upgrade::wanted(&mut parts) {
-        let wish = upgrade::wish(client, routed.service, wanted, parts, exchange)?;
+        let wish = upgrade::wish(client, &routed.service, wanted, parts, exchange)?;
         return Ok(Plan::Upgrade(Box::new(wish)));
     }
     if parts.method == Method::CONNECT {
         return Err(Failure::ConnectRefused);
     }
-    let wire = wire(routed.service, parts.version);
+    let wire = wire(&routed.service, parts.version);
     let id = client.worker().with_rng(|rng| {
         client
             .hop
             .request(&mut parts, forwarded::Exchange::Plain, rng)
     });
+    exchange.known_as(&id);
     exchange.note(|line| line.request_id = Some(id.into()));
     forwarded::aim(&mut parts, wire)?;
     let (request, progress) = outgoing(parts, incoming, side_door, wire, exchange);

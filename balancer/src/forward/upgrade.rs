@@ -144,6 +144,7 @@ pub(crate) fn wish(
             .hop
             .request(&mut parts, forwarded::Exchange::Upgrade, rng)
     });
+    exchange.known_as(&id);
     exchange.note(|line| line.request_id = Some(id.into()));
     forwarded::aim(&mut parts, Wire::Http1)?;
     Ok(Wish {
@@ -235,10 +236,7 @@ fn switch(
     let idle = service.policy.tunnel_idle_timeout;
     let tunnel = Tunnel {
         client: client.clone(),
-        held: client
-            .worker()
-            .lifelines
-            .hold(Patience { head: idle, idle }),
+        held: client.lifelines().hold(Patience { head: idle, idle }),
         lease,
         on_client: wanted.on_client.clone(),
         on_node,

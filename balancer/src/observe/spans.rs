@@ -17,7 +17,7 @@ pub(crate) struct SpanMetrics {
 }
 
 impl SpanMetrics {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         describe_counter!(SPANS, "Spans by what became of them.");
         let result = |result: &'static str| counter!(SPANS, "result" => result);
         Self {
