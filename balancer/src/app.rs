@@ -2,6 +2,7 @@
 
 mod plan;
 
+pub use crate::observe::LogReopener;
 pub(crate) use plan::{incarnation, watched};
 
 use std::{
@@ -93,6 +94,7 @@ pub struct Balancer {
     control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     log_written: oneshot::Receiver<()>,
     reloads: reload::Handle,
+    log: LogReopener,
     orders: mpsc::Sender<Order>,
     questions: mpsc::Sender<Question>,
     /// While a predecessor answers at the admin address, this one does not.
@@ -149,6 +151,11 @@ impl Balancer {
 
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Has the access log's file opened anew, after somebody has moved it away.
+    pub fn log(&self) -> LogReopener {
+        self.log.clone()
     }
 
     pub fn reloads(&self) -> reload::Handle {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use balancer::{
-    app::{Balancer, Beginning},
+    app::{Balancer, Beginning, LogReopener},
     cli,
     config::Config,
     notify,
@@ -89,15 +89,21 @@ fn main() -> ExitCode {
 }
 
 async fn run(beginning: Beginning) -> ExitCode {
-    let (mut signals, hang_up) = match (Signals::new(), signal(SignalKind::hangup())) {
-        (Ok(signals), Ok(hang_up)) => (signals, hang_up),
-        (Err(err), _) | (_, Err(err)) => return fail(1, &err),
+    let listening = (
+        Signals::new(),
+        signal(SignalKind::hangup()),
+        signal(SignalKind::user_defined1()),
+    );
+    let (mut signals, hang_up, rotated) = match listening {
+        (Ok(signals), Ok(hang_up), Ok(rotated)) => (signals, hang_up, rotated),
+        (Err(err), ..) | (_, Err(err), _) | (.., Err(err)) => return fail(1, &err),
     };
     let mut balancer = match Balancer::begin(beginning) {
         Ok(balancer) => balancer,
         Err(err) => return fail(1, &err),
     };
     let reloads = balancer.reloads();
+    tokio::spawn(reopen_on_signal(rotated, balancer.log()));
     tokio::select! {
         taken_over = balancer.take_over() => if let Err(err) = taken_over {
             fail(1, &err);
@@ -122,6 +128,13 @@ async fn run(beginning: Beginning) -> ExitCode {
 async fn reload_on_signal(mut hang_up: Signal, reloads: reload::Handle) {
     while hang_up.recv().await.is_some() {
         reloads.reload(Cause::Signal).await;
+    }
+}
+
+/// Who rotates logs moves the file away, then sends SIGUSR1.
+async fn reopen_on_signal(mut rotated: Signal, log: LogReopener) {
+    while rotated.recv().await.is_some() {
+        log.reopen();
     }
 }
 

@@ -4,6 +4,7 @@ mod access;
 mod spans;
 mod story;
 
+pub use access::LogReopener;
 pub(crate) use access::{AccessLog, AccessSink};
 pub(crate) use spans::SpanMetrics;
 

@@ -222,7 +222,8 @@ impl Balancer {
     /// `GET`s from the admin address; the body of the answer.
     pub async fn admin(&self, path: &str) -> String {
         let mut dialogue = Dialogue::with(self.admin.address()).await;
-        let mut request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\n");
+        let host = self.admin.address();
+        let mut request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n");
         request.push_str("connection: close\r\n\r\n");
         dialogue.say(request).await;
         let head = dialogue.head().await;

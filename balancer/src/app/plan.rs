@@ -190,6 +190,7 @@ impl Plan {
             control: None,
             log_written,
             reloads,
+            log: self.sink.reopener(),
             orders: lines.orders.0.clone(),
             questions: lines.questions.0.clone(),
             admin_begins,

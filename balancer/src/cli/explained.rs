@@ -98,8 +98,8 @@ fn story(it: &Value) -> String {
 
 fn one_try(it: &Value) -> String {
     let connect = match number(it, "connect_us") {
-        0 => "on a connection that was there".to_owned(),
-        us => format!("connected in {}", span(us)),
+        0 => String::new(),
+        us => format!("connected in {}, ", span(us)),
     };
     let first = match it["first_byte_us"].as_u64() {
         Some(us) => format!("first byte after {}", span(us)),
@@ -107,7 +107,7 @@ fn one_try(it: &Value) -> String {
     };
     let began = span(number(it, "began_us"));
     format!(
-        "{} after {began}; {}; {connect}, {first}; {}",
+        "{} after {began}; {}; {connect}{first}; {}",
         word(it, "node"),
         word(it, "why"),
         word(it, "end")

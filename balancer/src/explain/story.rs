@@ -66,7 +66,7 @@ pub struct Try {
     pub over: Candidate,
     /// Since the exchange began.
     pub began_us: u32,
-    /// How long it took to have a connection; 0 for one that was there.
+    /// How long it took to make a connection; 0 where one was there, or it was not noted.
     pub connect_us: u32,
     /// From the request's head to the answer's; 0 if there was none.
     pub first_byte_us: u32,
