@@ -2,6 +2,7 @@
 
 mod config;
 mod doors;
+mod record;
 mod sessions;
 mod takeover;
 
