@@ -226,11 +226,17 @@ impl Reloader {
     }
 
     async fn try_reload(&mut self) -> Result<Outcome, ReloadError> {
-        let source = self.source.as_ref().ok_or(ReloadError::NoSource)?;
+        let source = self.source.as_mut().ok_or(ReloadError::NoSource)?;
         let file = source.file.clone();
-        let load = move || Config::load(file.as_deref(), settings::environment());
+        let load = move || {
+            // Before it is read: what changes in between is seen as a change after this one.
+            let seen = file.as_deref().and_then(Look::at);
+            (seen, Config::load(file.as_deref(), settings::environment()))
+        };
         let loaded = tokio::task::spawn_blocking(load).await;
-        let next = loaded.map_err(|_| ReloadError::Interrupted)??;
+        let (seen, next) = loaded.map_err(|_| ReloadError::Interrupted)?;
+        source.seen = seen.or(source.seen.take());
+        let next = next?;
         let (reply, adopted) = oneshot::channel();
         let leaving = || ReloadError::Adopt(AdoptError::Leaving);
         let order = Order::Adopt(Box::new(next), reply);

@@ -2,4 +2,5 @@
 
 mod cluster;
 mod registry;
+mod reload;
 mod walk;

@@ -233,6 +233,11 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
+    /// SIGHUP: the program is asked to read its configuration again.
+    pub fn hang_up(&mut self) -> Result<(), ProcessError> {
+        self.signal(Signal::HUP)
+    }
+
     /// SIGSTOP: the program keeps its sockets and does nothing, as a hung one would.
     pub fn pause(&mut self) -> Result<(), ProcessError> {
         self.signal(Signal::STOP)

@@ -94,9 +94,12 @@ impl Elder {
         tracing::info!("a successor is starting");
         self.offer(&mut stream)?;
         let handed_over = self.until_ready(&mut stream);
-        if handed_over.is_err() {
+        if let Err(err) = &handed_over {
             // The view may have gone with the whole process.
             let _ = self.orders.blocking_send(Order::TakeBack);
+            // An heir that hears nothing takes its elder for dead; one that lives on has to say so.
+            let reason = err.to_string();
+            let _ = wire::send(&mut stream, &Message::Refused { reason });
         }
         handed_over
     }

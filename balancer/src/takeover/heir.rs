@@ -69,13 +69,15 @@ impl Heir {
 impl HeirStream {
     /// Says that this process serves these addresses, and waits until the other has let go of them. One that is gone already has.
     pub(crate) fn ready(mut self, serves: Vec<SocketAddr>) -> Result<(), TakeoverError> {
-        let said = wire::send(&mut self.0, &Message::Ready { serves });
-        match said.and_then(|()| wire::receive(&mut self.0)) {
+        // Whoever hung up may have said why before.
+        let _ = wire::send(&mut self.0, &Message::Ready { serves });
+        match wire::receive(&mut self.0) {
             Ok(Message::Going) => Ok(()),
             Err(WireError::Gone) => {
                 tracing::warn!("the predecessor went away before it let go");
                 Ok(())
             }
+            Ok(Message::Refused { reason }) => Err(WireError::Refused(reason).into()),
             Ok(_) => Err(WireError::Unexpected.into()),
             Err(err) => Err(err.into()),
         }
@@ -112,5 +114,28 @@ fn inherit(stream: &mut UnixStream) -> Result<Inherited, WireError> {
 impl From<WireError> for TakeoverError {
     fn from(err: WireError) -> Self {
         Self::Dialogue(err.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_elder_that_hangs_up_is_gone_unless_it_says_that_it_stays() {
+        let check = |says: Option<Message>, is_succeeded: bool| {
+            let (mut elder, heir) = UnixStream::pair().expect("a pair can be made");
+            if let Some(says) = &says {
+                wire::send(&mut elder, says).expect("it listens");
+            }
+            drop(elder);
+            let said = HeirStream(heir).ready(Vec::new());
+            assert_eq!(said.is_ok(), is_succeeded, "{says:?}: {said:?}");
+        };
+        let reason = "too late".to_owned();
+        check(None, true);
+        check(Some(Message::Going), true);
+        check(Some(Message::Refused { reason }), false);
+        check(Some(Message::Hello { version: 1 }), false);
     }
 }

@@ -231,7 +231,10 @@ mod tests {
             "a message of 4294967295 bytes is too long",
         );
         check(b"\0\0\0\x02{}", "a message cannot be read");
-        check(b"\0\0\0\x10{\"say\":\"goodbye", "a message cannot be read");
+        check(
+            b"\0\0\0\x11{\"say\":\"goodbye\"}",
+            "a message cannot be read",
+        );
     }
 
     #[test]
