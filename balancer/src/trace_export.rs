@@ -198,6 +198,9 @@ impl std::fmt::Debug for Queue {
 }
 
 #[cfg(test)]
+mod collector_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -31,6 +31,7 @@ const HOLDS_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Setup {
     top: String,
+    admin: String,
     listeners: Vec<(String, PortLease, String)>,
     services: Vec<Service>,
     routes: Vec<String>,
@@ -72,6 +73,7 @@ impl Setup {
     pub fn empty() -> Self {
         Self {
             top: "id = 'under-test'\nworkers = 1".to_owned(),
+            admin: String::new(),
             listeners: Vec::new(),
             services: Vec::new(),
             routes: Vec::new(),
@@ -90,6 +92,13 @@ impl Setup {
     #[must_use]
     pub fn top(mut self, keys: &str) -> Self {
         self.top = format!("{}\n{keys}", self.top);
+        self
+    }
+
+    /// Adds keys to the admin table, and tables after it; `{dir}` stands for the balancer's own folder.
+    #[must_use]
+    pub fn administered(mut self, keys: &str) -> Self {
+        self.admin = format!("{}{keys}\n", self.admin);
         self
     }
 
@@ -184,8 +193,9 @@ impl Setup {
     fn text(&self, admin: SocketAddr, dir: &std::path::Path) -> String {
         let dir = dir.display();
         let mut text = format!(
-            "{}\n[admin]\naddress = '{admin}'\n[log]\nlevel = 'info'\naccess = '{dir}/access.log'\n",
+            "{}\n[admin]\naddress = '{admin}'\n{}[log]\nlevel = 'info'\naccess = '{dir}/access.log'\n",
             self.top,
+            self.admin.replace("{dir}", &dir.to_string()),
         );
         if self.hands_over {
             let _ = writeln!(text, "[takeover]\nsocket = '{dir}/takeover.sock'");
@@ -220,6 +230,16 @@ impl Balancer {
             .expect("the test has set up a listener of that name")
             .1
             .address()
+    }
+
+    /// Where it is asked about itself.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Its own folder, with its configuration and its access log.
+    pub fn folder(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     /// What it was told.
