@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,10 +16,21 @@ use balancer_core::{
 };
 use serde::{Deserialize, Serialize, Serializer};
 
+mod admin;
 mod check;
+mod explain;
+mod fixed;
 mod raw;
 mod shown;
+mod takeover;
+mod tracing;
 mod value;
+
+pub use admin::{Admin, AdminSocket, SocketMode};
+pub(crate) use check::host_name;
+pub use explain::ExplainConfig;
+pub use takeover::Takeover;
+pub use tracing::{Endpoint, Parent, Protocol, TracingConfig};
 
 /// Everything a balancer is told. It serialises with every default in place, and services and listeners by name; secrets
 /// stand in files of their own, so that only their paths are in it.
@@ -31,23 +42,22 @@ pub struct Config {
     pub workers: usize,
     /// How long work under way may take to end after the balancer was told to stop. Default: 30 s.
     pub drain_deadline: Duration,
+    /// Whether a change of the configuration's file is a reason to read it again. Default: true.
+    pub watch_config: bool,
+    /// How the next program takes over the sockets of this one. Default: not at all.
+    pub takeover: Option<Takeover>,
     pub admin: Admin,
     /// Where nodes announce themselves. Default: nowhere, unless an embedding program brings a registry.
     pub registry: Option<registry::Config>,
     pub membership: MembershipConfig,
     pub log: Log,
+    pub explain: ExplainConfig,
+    /// Default: none, nothing is traced.
+    pub tracing: Option<TracingConfig>,
     /// At least one.
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub services: Vec<Service>,
-}
-
-/// Where the balancer is asked about itself: metrics, health, the configuration in force.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Admin {
-    /// Default: `127.0.0.1:9901`.
-    pub address: SocketAddr,
 }
 
 /// How membership outlives the registry.
@@ -287,14 +297,6 @@ impl Config {
         self.services
             .iter()
             .any(|it| it.discover == Discover::Registry)
-    }
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self {
-            address: (Ipv4Addr::LOCALHOST, 9901).into(),
-        }
     }
 }
 

@@ -1,8 +1,12 @@
 //! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
 
 mod access;
+mod spans;
+mod story;
 
+pub use access::LogReopener;
 pub(crate) use access::{AccessLog, AccessSink};
+pub(crate) use spans::SpanMetrics;
 
 use std::{
     sync::Arc,
@@ -21,6 +25,7 @@ use metrics_exporter_prometheus::{
 
 use crate::{
     accept::ClientConnection,
+    explain::{ExchangeId, Story},
     pick::{Lease, Service},
 };
 
@@ -117,6 +122,7 @@ pub(crate) struct Exchange {
     /// Only kept when there is a line to write.
     line: Option<Box<Line>>,
     service: Option<Arc<Service>>,
+    story: Story,
     status: StatusCode,
     ended: Option<Ended>,
     /// Bytes of the request's body that came, and of the answer's that went.
@@ -147,6 +153,7 @@ impl Exchange {
             began: Instant::now(),
             line,
             service: None,
+            story: Story::default(),
             status: StatusCode::OK,
             ended: None,
             received: 0,
@@ -176,6 +183,16 @@ impl Exchange {
             line.node = Some(lease.node().clone());
             line.tries = tries;
         });
+        let after = self.time_of_try(tries) - self.began;
+        story::begin_try(&mut self.story, self.client.worker(), lease, after);
+    }
+
+    /// The id under which client, balancer and node know the request.
+    pub(crate) fn known_as(&mut self, id: &RequestId) {
+        self.story.id = match id {
+            RequestId::Fresh(number) => (*number).into(),
+            RequestId::Kept(text) => ExchangeId::of(text.as_bytes()),
+        };
     }
 
     pub(crate) fn routed(&mut self, service: &Arc<Service>) {
@@ -185,6 +202,7 @@ impl Exchange {
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = status;
+        story::begin_answer(&mut self.story, self.began);
     }
 
     /// Says why it ended; only the first reason counts.
@@ -236,6 +254,7 @@ impl Drop for Exchange {
             };
             self.client.worker().log.write(&written);
         }
+        story::remember(self, ended, took);
     }
 }
 
@@ -370,6 +389,11 @@ impl Metrics {
 
     pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
         metrics::with_local_recorder(&self.recorder, || ServiceMetrics::new(name))
+    }
+
+    /// Makes handles that another file defines.
+    pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&self.recorder, make)
     }
 
     pub(crate) fn handle(&self) -> PrometheusHandle {

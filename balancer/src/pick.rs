@@ -45,10 +45,11 @@ pub(crate) struct Service {
     pub(crate) budget: Arc<Budget>,
     epoch: Instant,
     dial: DialPolicy,
-    pool: Mutex<Pool<Arc<Upstream>>>,
+    /// Shared, as are the next two, with every other policy that this service has had: nobody who waits is left behind.
+    pool: Arc<Mutex<Pool<Arc<Upstream>>>>,
+    arrival: Arc<Notify>,
+    waiting: Arc<AtomicUsize>,
     rng: Mutex<Rng>,
-    arrival: Notify,
-    waiting: AtomicUsize,
 }
 
 /// An endpoint lent for one exchange; it counts as in flight until this is dropped.
@@ -68,25 +69,42 @@ impl Service {
         epoch: Instant,
         rng: Rng,
     ) -> Self {
-        let dial = DialPolicy {
-            connect_timeout: policy.connect_timeout,
-            idle_timeout: policy.idle_timeout,
-            idle_max: policy.max_idle_connections,
-            head: Limits::default(),
-        };
         Self {
             name: policy.name.clone(),
             idx,
+            dial: dial_policy(&policy),
             policy,
             metrics,
             budget,
             epoch,
-            dial,
-            pool: Mutex::default(),
+            pool: Arc::default(),
+            arrival: Arc::default(),
+            waiting: Arc::default(),
             rng: Mutex::new(rng),
-            arrival: Notify::new(),
-            waiting: AtomicUsize::new(0),
         }
+    }
+
+    /// The same service under another policy. It goes on with the endpoints, their connections and the queue; exchanges under way
+    /// keep the policy that they began with.
+    pub(crate) fn renewed(&self, policy: config::Service, budget: Arc<Budget>) -> Self {
+        let renewed = Self {
+            name: policy.name.clone(),
+            idx: self.idx,
+            dial: dial_policy(&policy),
+            policy,
+            metrics: self.metrics.clone(),
+            budget,
+            epoch: self.epoch,
+            pool: self.pool.clone(),
+            arrival: self.arrival.clone(),
+            waiting: self.waiting.clone(),
+            rng: Mutex::new(Rng::new()),
+        };
+        let members: Vec<_> = renewed.lock_pool().members().to_vec();
+        for upstream in members {
+            renewed.offer(upstream.endpoint.clone());
+        }
+        renewed
     }
 
     /// Lends an endpoint that is not among `tried`, waiting for one if need be.
@@ -239,6 +257,15 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.endpoint.load.end();
+    }
+}
+
+fn dial_policy(policy: &config::Service) -> DialPolicy {
+    DialPolicy {
+        connect_timeout: policy.connect_timeout,
+        idle_timeout: policy.idle_timeout,
+        idle_max: policy.max_idle_connections,
+        head: Limits::default(),
     }
 }
 

@@ -3,19 +3,28 @@
 //! Facts come in as one closed list of events; the membership decides; its commands go to every core in the same order. When all cores
 //! have applied what a revision of the registry brought, the balancer's own record says so: that is what a leaving node waits for.
 
+mod orders;
+
+pub(crate) use orders::{AdoptError, Adopted, Order};
+
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::pending,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use balancer_core::{
     endpoint::Endpoint,
+    load::Nanos,
     membership::{Command, Membership, NodeFacts, ServiceIdx, Standing},
     name::NodeId,
-    recall::{self, Recall},
+    overrides::{Override, OverrideError},
+    recall::{self, Kept, Recall},
 };
 use registry::{
     Announcement, BalancerRecord, Event as RegistryEvent, NodeRecord, NodeState, Registry,
@@ -26,12 +35,15 @@ use tokio::{
     sync::{Notify, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    config::{Config, DnsConfig},
-    observe::{ServiceMetrics, ViewMetrics},
+    config::{Discover, DnsConfig, Service},
+    observe::ViewMetrics,
     probe, resolve,
+    scene::Opening,
     worker::{Applied, Batch, Change, Suspicion},
+    world::World,
 };
 
 /// Probes under way at once; the others wait their turn.
@@ -60,6 +72,7 @@ enum Event {
         addresses: Vec<std::net::SocketAddr>,
     },
     Asked(Question),
+    Ordered(Order),
     /// A core has applied what it was sent.
     Applied,
     /// The balancer's own record is in the registry for the first time.
@@ -68,10 +81,47 @@ enum Event {
     Tick,
 }
 
-/// What the admin API wants to know.
+/// What the admin API wants to know, or to have done.
 pub(crate) enum Question {
     Standings(oneshot::Sender<Vec<Standing>>),
     Status(oneshot::Sender<ViewStatus>),
+    /// Where clients really connect to, by the names of the listeners: the system may have chosen the ports.
+    Addresses(oneshot::Sender<Vec<(String, std::net::SocketAddr)>>),
+    /// Answered with what is in force for the node from then on.
+    Order(NodeOrder, oneshot::Sender<Result<Override, OverrideError>>),
+}
+
+/// An operator's order about one node.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeOrder {
+    pub(crate) node: NodeId,
+    pub(crate) change: OrderChange,
+    /// Who gave it, for the log.
+    pub(crate) by: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OrderChange {
+    Drain,
+    Undrain,
+    /// None is the weight that the node announces.
+    Weight(Option<u32>),
+}
+
+impl OrderChange {
+    fn on(self, order: Override) -> Override {
+        match self {
+            Self::Drain => Override {
+                drained: true,
+                ..order
+            },
+            Self::Undrain => Override {
+                drained: false,
+                ..order
+            },
+            Self::Weight(weight) => Override { weight, ..order },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -98,17 +148,22 @@ pub(crate) struct Core {
 }
 
 pub(crate) struct ViewStart {
-    pub(crate) config: Arc<Config>,
+    pub(crate) world: World,
+    /// Doors that stay shut until the balancer whose sockets these are can be replaced.
+    pub(crate) shut: Vec<Arc<Opening>>,
     pub(crate) registry: Option<Registry>,
     pub(crate) membership: Membership,
     pub(crate) cores: Vec<Core>,
     pub(crate) suspicions: mpsc::Receiver<Suspicion>,
     pub(crate) questions: mpsc::Receiver<Question>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) draining: Arc<AtomicBool>,
     /// Shared with every core's `Applied`.
     pub(crate) applied_changed: Arc<Notify>,
-    pub(crate) service_metrics: Vec<ServiceMetrics>,
     pub(crate) metrics: ViewMetrics,
     pub(crate) incarnation: u64,
+    /// Since when loads count their nanoseconds.
+    pub(crate) epoch: Instant,
     /// The entry's address, for other parts of the cluster to read.
     pub(crate) address: String,
 }
@@ -129,6 +184,15 @@ struct View {
     has_view: bool,
     heard_at: Instant,
     snapshot: Snapshot,
+    /// The snapshot's nodes, kept as they are by a balancer that runs without a registry.
+    recalled: Vec<NodeFacts>,
+    /// Changes that go to the cores before those that the membership decides next.
+    changes: Vec<Change>,
+    /// Who wants to know when the cores have applied a batch.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
+    resolver_by_service: BTreeMap<ServiceIdx, AbortOnDropHandle<()>>,
+    /// Another process has taken over: the record in the registry and the snapshot are its own.
+    is_succeeded: bool,
 }
 
 /// Runs until `leave` fires, then takes the balancer's record out of the registry.
@@ -153,7 +217,9 @@ pub(crate) async fn run(start: ViewStart, mut leave: oneshot::Receiver<()>) {
 
 impl View {
     fn new(start: ViewStart) -> Self {
-        let snapshot = Snapshot::new(start.config.membership.snapshot.clone());
+        let snapshot = Snapshot::new(start.world.config().membership.snapshot.clone());
+        // Two processes must not write the one file: whoever has shut doors still has a predecessor.
+        let is_succeeded = !start.shut.is_empty();
         Self {
             watch: start.registry.as_ref().map(Registry::watch),
             start,
@@ -169,6 +235,11 @@ impl View {
             has_view: false,
             heard_at: Instant::now(),
             snapshot,
+            recalled: Vec::new(),
+            changes: Vec::new(),
+            waiting: Vec::new(),
+            resolver_by_service: BTreeMap::new(),
+            is_succeeded,
         }
     }
 
@@ -176,31 +247,43 @@ impl View {
     fn begin(&mut self) {
         let now = Instant::now();
         self.has_view = self.watch.is_none();
-        if self.watch.is_some()
-            && let Some(recall) = self.snapshot.read()
-        {
-            tracing::info!(
-                nodes = recall.nodes.len(),
-                "recalled the nodes of the last run"
-            );
-            self.has_view = true;
-            self.start.membership.handle_recall(now, recall.nodes);
+        if let Some(recall) = self.snapshot.read() {
+            self.recall(now, recall);
         }
-        for idx in 0..self.start.config.services.len() {
-            self.begin_service(now, ServiceIdx(idx));
+        let services: Vec<_> = self.start.world.services().cloned().collect();
+        for service in services {
+            self.begin_service(now, service.idx, &service.policy);
         }
     }
 
-    fn begin_service(&mut self, now: Instant, service: ServiceIdx) {
-        use crate::config::Discover;
-        match &self.start.config.services[service.0].discover {
+    fn recall(&mut self, now: Instant, recall: Recall) {
+        tracing::info!(
+            nodes = recall.nodes.len(),
+            overrides = recall.overrides.len(),
+            "recalled the nodes of the last run"
+        );
+        let orders = recall.overrides.iter().map(|it| (it.node(), it.order));
+        self.start.membership.recall_overrides(orders);
+        if self.watch.is_some() {
+            self.has_view = true;
+            self.start.membership.handle_recall(now, recall.nodes);
+        } else {
+            self.recalled = recall.nodes;
+        }
+    }
+
+    fn begin_service(&mut self, now: Instant, service: ServiceIdx, policy: &Service) {
+        self.resolver_by_service.remove(&service);
+        match &policy.discover {
             Discover::Registry => {}
             Discover::Static(addresses) => self
                 .start
                 .membership
                 .handle_addresses(now, service, addresses),
             Discover::Dns(dns) => {
-                tokio::spawn(keep_resolving(service, dns.clone(), self.reports.0.clone()));
+                let resolving = keep_resolving(service, dns.clone(), self.reports.0.clone());
+                let task = AbortOnDropHandle::new(tokio::spawn(resolving));
+                self.resolver_by_service.insert(service, task);
             }
         }
     }
@@ -216,6 +299,7 @@ impl View {
             () = self.start.applied_changed.notified() => Event::Applied,
             () = first_stored(&mut self.announcement, self.announced) => Event::Announced,
             Some(question) = self.start.questions.recv() => Event::Asked(question),
+            Some(order) = self.start.orders.recv() => Event::Ordered(order),
         }
     }
 
@@ -240,6 +324,7 @@ impl View {
                 .membership
                 .handle_addresses(now, service, &addresses),
             Event::Asked(question) => self.answer(question),
+            Event::Ordered(order) => self.carry_out(now, order),
             Event::Applied => {}
             Event::Announced => self.announced = true,
             Event::Due => self.start.membership.handle_timeout(now),
@@ -315,7 +400,7 @@ impl View {
 
     /// Carries out what the membership decided, then says which revision is applied.
     async fn obey(&mut self) {
-        let mut changes = Vec::new();
+        let mut changes = std::mem::take(&mut self.changes);
         while let Some(command) = self.start.membership.next_command() {
             match command {
                 Command::Offer { service, endpoint } => {
@@ -340,7 +425,7 @@ impl View {
 
     async fn send(&mut self, changes: Vec<Change>) {
         self.batch += 1;
-        self.snapshot.outdated = true;
+        self.snapshot.outdated |= self.watch.is_some();
         let batch = Arc::new(Batch {
             number: self.batch,
             changes,
@@ -368,6 +453,7 @@ impl View {
             .iter()
             .map(|core| core.applied.number.load(Relaxed))
             .min();
+        self.tell_waiting(applied.unwrap_or(self.batch));
         let mut newest = None;
         while let Some((batch, revision)) = self.under_way.front().copied() {
             if applied.is_some_and(|applied| applied < batch) {
@@ -385,10 +471,10 @@ impl View {
 
     /// Says in the registry how far every core of this balancer has come. Not before the first list: until then nobody should wait for it.
     fn announce(&mut self) {
-        let (Some(registry), Some(config)) = (&self.start.registry, Some(&self.start.config))
-        else {
+        let Some(registry) = &self.start.registry else {
             return;
         };
+        let config = self.start.world.config();
         let record = BalancerRecord {
             id: config.id.clone(),
             incarnation: self.start.incarnation,
@@ -406,7 +492,10 @@ impl View {
     }
 
     fn begin_probe(&self, service: ServiceIdx, endpoint: Arc<Endpoint>) {
-        let policy = self.start.config.services[service.0].probe.clone();
+        let Some(policy) = self.start.world.service(service) else {
+            return;
+        };
+        let policy = policy.policy.probe.clone();
         let (permits, reports) = (self.probes.clone(), self.reports.0.clone());
         tokio::spawn(async move {
             let Ok(_permit) = permits.acquire().await else {
@@ -434,26 +523,61 @@ impl View {
             self.start.metrics.registry_staleness.set(age.as_secs_f64());
         }
         self.count_endpoints();
-        if self.watch.is_some() && self.snapshot.is_due() {
-            let facts = self.start.membership.facts();
-            self.snapshot.write(facts, &self.start.metrics);
+        let is_wanted = self.keeps_snapshot() || self.has_orders_to_write();
+        if is_wanted && self.snapshot.is_due() {
+            self.write_snapshot();
         }
+    }
+
+    /// Orders are kept without a registry too, but never beside a successor, who has them by now.
+    fn has_orders_to_write(&self) -> bool {
+        self.watch.is_none() && self.snapshot.outdated && !self.is_succeeded
+    }
+
+    fn write_snapshot(&mut self) {
+        let membership = &self.start.membership;
+        let kept = |(node, order): (&NodeId, Override)| Kept {
+            node: node.to_string(),
+            order,
+        };
+        let overrides = membership.overrides().all().map(kept).collect();
+        let nodes = match self.watch {
+            Some(_) => membership.facts(),
+            None => self.recalled.clone(),
+        };
+        self.snapshot.write(nodes, overrides, &self.start.metrics);
     }
 
     fn count_endpoints(&self) {
-        for (idx, metrics) in self.start.service_metrics.iter().enumerate() {
-            let (known, offered) = self.start.membership.count(ServiceIdx(idx));
-            metrics.endpoints_known.set(known as f64);
-            metrics.endpoints_offered.set(offered as f64);
+        for service in self.start.world.services() {
+            let (known, offered) = self.start.membership.count(service.idx);
+            service.metrics.endpoints_known.set(known as f64);
+            service.metrics.endpoints_offered.set(offered as f64);
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         // Whoever asked may have gone; then nobody misses the answer.
         match question {
-            Question::Standings(to) => drop(to.send(self.start.membership.standings())),
+            Question::Standings(to) => drop(to.send(self.standings())),
             Question::Status(to) => drop(to.send(self.status())),
+            Question::Addresses(to) => drop(to.send(self.start.world.addresses())),
+            Question::Order(order, to) => drop(to.send(self.order(order))),
         }
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        let now = self.start.epoch.elapsed().as_nanos() as u64;
+        self.start.membership.standings(Nanos(now))
+    }
+
+    fn order(&mut self, order: NodeOrder) -> Result<Override, OverrideError> {
+        let NodeOrder { node, change, by } = order;
+        let wanted = change.on(self.start.membership.overrides().of(&node));
+        self.start.membership.set_override(&node, wanted)?;
+        tracing::info!(%node, ?change, by, drained = wanted.drained, weight = wanted.weight, "an operator gave an order");
+        self.snapshot.outdated = true;
+        Ok(wanted)
     }
 
     fn status(&self) -> ViewStatus {
@@ -472,14 +596,15 @@ impl View {
     }
 
     async fn end(mut self) {
-        if let Some(announcement) = self.announcement.take() {
+        if let Some(announcement) = self.announcement.take()
+            && !self.is_succeeded
+        {
             announcement.withdraw(WITHDRAW_WITHIN).await;
         }
-        if self.watch.is_some() {
-            // Two writers would share the file beside the snapshot.
-            self.snapshot.finish().await;
-            let facts = self.start.membership.facts();
-            self.snapshot.write(facts, &self.start.metrics);
+        // Two writers would share the file beside the snapshot.
+        self.snapshot.finish().await;
+        if self.keeps_snapshot() || self.has_orders_to_write() {
+            self.write_snapshot();
             self.snapshot.finish().await;
         }
     }
@@ -601,7 +726,7 @@ impl Snapshot {
     }
 
     /// Writes beside the file, syncs and renames, on a thread of its own: a slow disk stops nothing.
-    fn write(&mut self, nodes: Vec<NodeFacts>, metrics: &ViewMetrics) {
+    fn write(&mut self, nodes: Vec<NodeFacts>, overrides: Vec<Kept>, metrics: &ViewMetrics) {
         let Some(path) = self.path.clone() else {
             return;
         };
@@ -612,7 +737,11 @@ impl Snapshot {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
                 .as_millis() as u64;
-            let text = recall::encode(&Recall { saved_at, nodes });
+            let text = recall::encode(&Recall {
+                saved_at,
+                nodes,
+                overrides,
+            });
             if let Err(err) = replace_file(&path, &text) {
                 failures.increment(1);
                 tracing::error!(path = %path.display(), %err, "writing the membership snapshot");

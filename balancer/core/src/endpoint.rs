@@ -63,6 +63,18 @@ impl Endpoint {
         }
     }
 
+    /// The same endpoint with another weight; it is trusted until somebody suspects it.
+    pub fn with_weight(&self, weight: u32) -> Self {
+        Self::new(
+            self.node.clone(),
+            self.incarnation,
+            self.address,
+            self.zone.clone(),
+            weight,
+            self.load.clone(),
+        )
+    }
+
     /// Somebody could not reach it a moment ago: every core looks elsewhere first until a probe has spoken.
     ///
     /// Returns whether this is news.

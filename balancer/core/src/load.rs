@@ -5,7 +5,7 @@
 //! two cores that observe in the same instant may lose one of two samples, never a request in flight.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,13 +16,17 @@ pub const DECAY: Duration = Duration::from_secs(10);
 /// how one finds out, and if it is still slow, the peak is back at once.
 pub const IDLE_DECAY: Duration = Duration::from_secs(1);
 
+/// One more request begun, in the upper half of the count.
+const BEGUN: u64 = 1 << 32;
+
 /// Nanoseconds since the process's own epoch; shells derive it from one `Instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Nanos(pub u64);
 
 #[derive(Debug, Default)]
 pub struct Load {
-    in_flight: AtomicU32,
+    /// Requests in flight in the lower half, requests ever begun in the upper, which wraps: one step counts both.
+    begun_and_in_flight: AtomicU64,
     /// The bits of an `f64` in nanoseconds; zero means that nothing has been observed.
     estimate: AtomicU64,
     observed_at: AtomicU64,
@@ -30,16 +34,21 @@ pub struct Load {
 
 impl Load {
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+        self.begun_and_in_flight.load(Relaxed) as u32
+    }
+
+    /// How many requests have begun, modulo 2³²: two readings tell a rate.
+    pub fn begun(&self) -> u32 {
+        (self.begun_and_in_flight.load(Relaxed) >> 32) as u32
     }
 
     pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+        self.begun_and_in_flight.fetch_add(BEGUN | 1, Relaxed);
     }
 
     pub fn end(&self) {
-        let before = self.in_flight.fetch_sub(1, Relaxed);
-        debug_assert!(before > 0, "a request must begin before it ends");
+        let before = self.begun_and_in_flight.fetch_sub(1, Relaxed);
+        debug_assert!(before as u32 > 0, "a request must begin before it ends");
     }
 
     /// Takes in one latency, measured up to `now`.
@@ -132,7 +141,7 @@ mod tests {
         load.begin();
         load.begin();
         load.end();
-        assert_eq!(load.in_flight(), 1);
+        assert_eq!((load.in_flight(), load.begun()), (1, 2));
     }
 
     fn at(second: u64) -> Nanos {

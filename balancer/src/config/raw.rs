@@ -8,7 +8,8 @@ use std::{net::SocketAddr, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, value,
+    Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol,
+    takeover, tracing, value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -23,6 +24,10 @@ pub(super) struct Config {
     /// How long work under way may take to end after the balancer was told to stop. Default: `"30s"`.
     #[serde(deserialize_with = "value::span")]
     pub(super) drain_deadline: Duration,
+    /// Whether a change of this file is a reason to read it again, as SIGHUP is. Default: true.
+    pub(super) watch_config: bool,
+    /// How the next program takes over the sockets of this one. Default: not at all.
+    pub(super) takeover: Option<takeover::Raw>,
     /// Where the balancer is asked about itself.
     pub(super) admin: Admin,
     /// Where nodes announce themselves. Default: none.
@@ -31,6 +36,10 @@ pub(super) struct Config {
     pub(super) membership: MembershipConfig,
     /// What is written down while the balancer runs.
     pub(super) log: Log,
+    /// How many exchanges are remembered, to be explained.
+    pub(super) explain: ExplainConfig,
+    /// Whether exchanges are told to a collector.
+    pub(super) tracing: tracing::Raw,
     /// The addresses that clients connect to: 1 to 256.
     pub(super) listener: Vec<Listener>,
     /// Which requests go to which service, up to 10,000.
@@ -205,10 +214,14 @@ impl Default for Config {
             id: None,
             workers: 0,
             drain_deadline: Duration::from_secs(30),
+            watch_config: true,
+            takeover: None,
             admin: Admin::default(),
             registry: None,
             membership: MembershipConfig::default(),
             log: Log::default(),
+            explain: ExplainConfig::default(),
+            tracing: tracing::Raw::default(),
             listener: Vec::new(),
             route: Vec::new(),
             service: Vec::new(),

@@ -69,6 +69,8 @@ fn the_example_shows_every_key() {
         "[registry]",
         "[membership]",
         "[log]",
+        "[explain]",
+        "[tracing]",
         "[[listener]]",
         "[[route]]",
         "[[service]]",

@@ -151,7 +151,7 @@ fn asks_grpc(head: &Request) -> bool {
 fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     check_request(&head)?;
     let routed = route(talk.client, &head)?;
-    let service = routed.service.clone();
+    let service = routed.service;
     talk.record.routed(&service);
     talk.record.note(|line| {
         line.route = Some(routed.target.route.clone());
@@ -190,6 +190,7 @@ impl Talk<'_> {
     pub(super) fn mark(&mut self, head: &mut Request, exchange: forwarded::Exchange) {
         let worker = self.client.worker();
         let trace = worker.with_rng(|rng| self.client.hop.request(head, exchange, rng));
+        self.record.known_as(&trace.request_id);
         self.record
             .note(|line| line.request_id = Some(trace.request_id));
     }

@@ -45,7 +45,12 @@ pub(crate) async fn forward(
     first: Bytes,
     service: usize,
 ) {
-    let service = client.worker().services[service].clone();
+    // A reload may have removed it while the client was still to say what it speaks.
+    let scene = client.worker().scene_of(client.listener());
+    let Some(service) = scene.service(service).cloned() else {
+        return crate::net::reset_on_close(&stream);
+    };
+    drop(scene);
     let began = Instant::now();
     service.metrics.active.increment(1.0);
     let reached = reach(&client, &service, Upstream::connect, |_, _| {}).await;
