@@ -2,6 +2,7 @@
 //!
 //! Time, bytes and randomness come in as arguments; what should happen comes out as a value.
 
+pub mod affinity;
 pub mod endpoint;
 pub mod forwarded;
 pub mod health;
@@ -9,9 +10,14 @@ mod host;
 pub mod load;
 pub mod membership;
 pub mod name;
+pub mod outlier;
+pub mod panic;
 pub mod picker;
 pub mod pool;
 pub mod preface;
 pub mod recall;
 pub mod retry;
+pub mod slow_start;
+pub mod sticky;
 pub mod table;
+pub mod zone;
