@@ -21,7 +21,13 @@ use crate::{
     health::{Health, Policy, State},
     load::Load,
     name::{NodeId, ServiceName},
+    picker::maglev,
 };
+
+mod selection;
+
+pub use selection::{Picking, Selected};
+use selection::{Counted, Selection};
 
 /// The place of a service in the list given to [`Membership::new`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +39,7 @@ pub struct Watched {
     pub name: ServiceName,
     pub source: Source,
     pub probing: Policy,
+    pub picking: Picking,
 }
 
 /// Where a service's endpoints come from.
@@ -43,10 +50,12 @@ pub enum Source {
     Addresses,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Rules {
     /// How long a node that vanished from the registry is kept while nothing proves it dead.
     pub lost_for_max: Duration,
+    /// Where this balancer is.
+    pub zone: Option<String>,
 }
 
 /// What a registry knows of a node, in the core's own words.
@@ -72,6 +81,11 @@ pub enum Command {
     Withdraw { service: ServiceIdx, node: NodeId },
     /// An endpoint that was suspected is trusted again; who waits for one may look.
     Trust { service: ServiceIdx },
+    /// Who gets which keys, for a service that is picked from by key.
+    Table {
+        service: ServiceIdx,
+        table: Arc<maglev::Table>,
+    },
     /// Find out whether the endpoint answers and report with [`Membership::handle_probe`].
     Probe {
         service: ServiceIdx,
@@ -92,6 +106,7 @@ pub struct Standing {
     pub health: &'static str,
     pub offered: bool,
     pub suspected: bool,
+    pub ejected: bool,
     pub in_flight: u32,
 }
 
@@ -109,6 +124,9 @@ pub struct Membership {
     /// Loads outlive their endpoints while requests are in flight, and a node that returns finds its counts again.
     load_by_key: HashMap<Key, Weak<Load>>,
     in_touch: bool,
+    /// The registry, or this balancer's memory of it, has said once who is there.
+    has_stock: bool,
+    selection: Selection,
     rng: Rng,
     commands: VecDeque<Command>,
 }
@@ -122,6 +140,7 @@ struct Member {
     offered: bool,
     /// What the cores hold is not this endpoint object.
     outdated: bool,
+    counted: Option<Counted>,
     wake_up: Instant,
 }
 
@@ -144,6 +163,7 @@ impl Membership {
             .map(|(idx, service)| (service.name.clone(), idx))
             .collect();
         Self {
+            selection: Selection::new(rules.zone.clone(), &services),
             rules,
             services,
             idx_by_name,
@@ -153,6 +173,7 @@ impl Membership {
             lost_by_address: HashMap::new(),
             load_by_key: HashMap::new(),
             in_touch: false,
+            has_stock: false,
             rng,
             commands: VecDeque::new(),
         }
@@ -160,6 +181,7 @@ impl Membership {
 
     /// The registry's whole list: whoever is not on it has vanished.
     pub fn handle_list(&mut self, now: Instant, nodes: Vec<NodeFacts>) {
+        self.tell_time(now);
         self.in_touch = true;
         let listed: BTreeSet<NodeId> = nodes.iter().map(|n| n.id.as_str().into()).collect();
         let vanished: BTreeSet<NodeId> = self
@@ -168,20 +190,24 @@ impl Membership {
             .filter(|(service, node)| self.is_from_registry(*service) && !listed.contains(node))
             .map(|(_, node)| node.clone())
             .collect();
+        self.selection.taking_stock = !std::mem::replace(&mut self.has_stock, true);
         for node in nodes {
             self.take_in(now, node);
         }
+        self.selection.taking_stock = false;
         for node in vanished {
             self.lose(now, &node);
         }
     }
 
     pub fn handle_put(&mut self, now: Instant, node: NodeFacts) {
+        self.tell_time(now);
         self.in_touch = true;
         self.take_in(now, node);
     }
 
     pub fn handle_delete(&mut self, now: Instant, node: &NodeId) {
+        self.tell_time(now);
         self.in_touch = true;
         self.lose(now, node);
     }
@@ -193,11 +219,15 @@ impl Membership {
 
     /// What was known before this process started, from its own memory of it.
     pub fn handle_recall(&mut self, now: Instant, nodes: Vec<NodeFacts>) {
+        self.tell_time(now);
+        self.has_stock |= !nodes.is_empty();
+        self.selection.taking_stock = true;
         for node in nodes {
             let id = NodeId::from(node.id.as_str());
             self.take_in(now, node);
             self.lose(now, &id);
         }
+        self.selection.taking_stock = false;
     }
 
     /// The addresses of a fixed or DNS service. An empty answer is taken for a fault of the name server, not for an exodus.
@@ -207,6 +237,7 @@ impl Membership {
         service: ServiceIdx,
         addresses: &[SocketAddr],
     ) {
+        self.tell_time(now);
         if addresses.is_empty() {
             return;
         }
@@ -219,15 +250,19 @@ impl Membership {
         for key in gone {
             self.forget(&key);
         }
+        let is_first_answer = self.keys_of(service).next().is_none();
+        self.selection.taking_stock = is_first_answer;
         for address in addresses {
-            let load = self.load_of(&(service, address_id(address)));
+            let load = self.load_of(&(service, address_id(address)), None);
             let endpoint = Endpoint::new(address_id(address), 0, *address, None, WEIGHT, load);
             self.upsert(now, service, endpoint, Presence::Announced);
         }
+        self.selection.taking_stock = false;
     }
 
     /// What a probe of this life of the endpoint found.
     pub fn handle_probe(&mut self, now: Instant, service: ServiceIdx, probed: &Endpoint, ok: bool) {
+        self.tell_time(now);
         let key = (service, probed.node.clone());
         let in_touch = self.in_touch;
         let Some(member) = self.member_by_key.get_mut(&key) else {
@@ -236,12 +271,18 @@ impl Membership {
         if !member.endpoint.is_same_life(probed) {
             return;
         }
+        let was_ill = member.health.state() == State::Unhealthy;
         member.health.on_probe(now, ok, &mut self.rng);
+        let is_back = was_ill && member.health.state() == State::Healthy;
         if !member.health.is_suspected() && ok && member.endpoint.is_suspected() {
             member.endpoint.trust();
             self.commands.push_back(Command::Trust { service });
         }
         let believed_gone = matches!(member.presence, Presence::Lost { .. }) && !ok && in_touch;
+        if is_back {
+            // Whatever it was ejected for, it has most likely been restarted since.
+            self.release(&key);
+        }
         if believed_gone {
             self.forget(&key);
         } else {
@@ -251,6 +292,7 @@ impl Membership {
 
     /// A core could not reach the endpoint, or lost a connection to it in an unfriendly way.
     pub fn handle_suspicion(&mut self, now: Instant, service: ServiceIdx, node: &NodeId) {
+        self.tell_time(now);
         let key = (service, node.clone());
         if let Some(member) = self.member_by_key.get_mut(&key) {
             member.health.on_suspect(now);
@@ -260,20 +302,23 @@ impl Membership {
 
     /// When [`Membership::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wake_ups.first().map(|(at, _)| *at)
+        let probe = self.wake_ups.first().map(|(at, _)| *at);
+        [probe, self.selection.next_wake_up()].into_iter().flatten().min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.tell_time(now);
         while let Some((at, key)) = self.wake_ups.first().cloned() {
             if at > now {
                 break;
             }
             self.wake(now, &key);
         }
+        self.wake_selection(now);
     }
 
     pub fn next_command(&mut self) -> Option<Command> {
-        self.commands.pop_front()
+        self.commands.pop_front().or_else(|| self.next_table())
     }
 
     pub fn service_idx(&self, name: &str) -> Option<ServiceIdx> {
@@ -344,7 +389,7 @@ impl Membership {
             if self.is_outdated(&key, &node) {
                 continue;
             }
-            let load = self.load_of(&key);
+            let load = self.load_of(&key, node.zone.as_deref());
             let endpoint = Endpoint::new(
                 id.clone(),
                 node.incarnation,
@@ -389,6 +434,7 @@ impl Membership {
     fn begin(&mut self, now: Instant, key: &Key, endpoint: Endpoint, presence: Presence) {
         let health = Health::new(self.services[key.0.0].probing.clone(), now, &mut self.rng);
         let wake_up = health.next_wake_up();
+        self.begin_anew(now, key, &endpoint.load);
         let old = self.member_by_key.remove(key);
         if let Some(old) = &old {
             self.wake_ups.remove(&(old.wake_up, key.clone()));
@@ -405,6 +451,7 @@ impl Membership {
             // Cores replace an endpoint by node id, so an offer of the new life ends the old one without a gap.
             offered: old.is_some_and(|old| old.offered),
             outdated: true,
+            counted: None,
             wake_up,
         };
         self.wake_ups.insert((wake_up, key.clone()));
@@ -470,7 +517,7 @@ impl Membership {
         self.settle(key);
     }
 
-    /// Brings what the cores hold in line with what is known, and re-arms the member's wake-up.
+    /// Takes in what has changed about a member, and re-arms its wake-up.
     fn settle(&mut self, key: &Key) {
         let Some(member) = self.member_by_key.get_mut(key) else {
             return;
@@ -481,7 +528,28 @@ impl Membership {
             self.wake_ups.insert((wake_up, key.clone()));
             member.wake_up = wake_up;
         }
-        let deserving = member.deserves_work();
+        if self.recount(key) {
+            self.bring_all_in_line(key.0);
+        } else {
+            self.bring_in_line(key);
+        }
+        self.check_invariants();
+    }
+
+    fn bring_all_in_line(&mut self, service: ServiceIdx) {
+        let keys: Vec<_> = self.keys_of(service).cloned().collect();
+        keys.iter().for_each(|key| self.bring_in_line(key));
+    }
+
+    /// Brings what the cores hold in line with what is known.
+    fn bring_in_line(&mut self, key: &Key) {
+        let panicking = self.is_panicking(key.0);
+        let Some(member) = self.member_by_key.get_mut(key) else {
+            return;
+        };
+        let is_ejected = member.is_ejected();
+        member.endpoint.load.set_ejected(is_ejected && !panicking);
+        let deserving = member.deserves_work(panicking);
         if deserving && (!member.offered || member.outdated) {
             let endpoint = member.endpoint.clone();
             self.commands.push_back(Command::Offer {
@@ -496,11 +564,10 @@ impl Membership {
             });
         }
         member.offered = deserving;
-        self.check_invariants();
     }
 
     fn forget(&mut self, key: &Key) {
-        let Some(member) = self.member_by_key.remove(key) else {
+        let Some(mut member) = self.member_by_key.remove(key) else {
             return;
         };
         self.wake_ups.remove(&(member.wake_up, key.clone()));
@@ -520,24 +587,19 @@ impl Membership {
                 self.services_by_node.remove(&key.1);
             }
         }
-        drop(member);
-        if self
-            .load_by_key
-            .get(key)
-            .is_some_and(|load| load.strong_count() == 0)
-        {
-            self.load_by_key.remove(key);
+        if self.count_out(key, &mut member) {
+            self.bring_all_in_line(key.0);
         }
         self.check_invariants();
     }
 
     /// The counts of this node, if anything still holds them, else new ones.
-    fn load_of(&mut self, key: &Key) -> Arc<Load> {
+    fn load_of(&mut self, key: &Key, zone: Option<&str>) -> Arc<Load> {
         if let Some(load) = self.load_by_key.get(key).and_then(Weak::upgrade) {
             return load;
         }
         self.drop_dead_loads();
-        let load = Arc::new(Load::default());
+        let load = Arc::new(self.new_load(key.0, zone));
         self.load_by_key.insert(key.clone(), Arc::downgrade(&load));
         load
     }
@@ -574,10 +636,13 @@ impl Membership {
 }
 
 impl Member {
-    fn deserves_work(&self) -> bool {
-        self.presence != Presence::Leaving
-            && self.endpoint.weight > 0
-            && self.health.state() != State::Unhealthy
+    /// Whether it wants work, as far as it was asked or ordered.
+    fn may_work(&self) -> bool {
+        self.presence != Presence::Leaving && self.endpoint.weight > 0
+    }
+
+    fn deserves_work(&self, panicking: bool) -> bool {
+        self.may_work() && (panicking || self.health.state() != State::Unhealthy)
     }
 
     /// The same life with other words about it: cores keep their connections.
@@ -602,6 +667,7 @@ impl Member {
             health: self.health.state().word(),
             offered: self.offered,
             suspected: endpoint.is_suspected(),
+            ejected: self.is_ejected(),
             in_flight: endpoint.load.in_flight(),
         }
     }
@@ -865,6 +931,7 @@ mod tests {
 
     const RULES: Rules = Rules {
         lost_for_max: Duration::from_secs(60),
+        zone: None,
     };
 
     struct Subject {
@@ -886,6 +953,7 @@ mod tests {
                 name: name.into(),
                 source,
                 probing: probing.clone(),
+                picking: Picking::default(),
             };
             let services = vec![
                 watched("web", Source::Registry),
@@ -934,7 +1002,7 @@ mod tests {
                     }
                     Command::Withdraw { node, .. } => said.push(format!("withdraw {node}")),
                     Command::Trust { .. } => said.push("trust".to_owned()),
-                    Command::Probe { .. } => {}
+                    Command::Probe { .. } | Command::Table { .. } => {}
                 }
             }
             assert_eq!(said, expected);
