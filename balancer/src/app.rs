@@ -13,8 +13,9 @@ use std::{
 
 use balancer_core::{
     health,
-    membership::{Membership, Rules, Source, Watched},
+    membership::{Membership, Picking, Rules, ServiceIdx, Source, Watched},
     retry::Budget,
+    sticky::{SecretError, Sticky},
     table::{HostPatternError, PathPrefixError, RouteTable, Rule, TableError},
 };
 use fastrand::Rng;
@@ -31,7 +32,7 @@ use crate::{
     lifeline::Lifelines,
     net,
     observe::{AccessLog, AccessSink, Metrics},
-    pick::Service,
+    pick::{Picker, Service},
     watch::{self, Core, ViewStart},
     worker::{self, Applied, ORDERS_WAITING, SUSPICIONS_WAITING, Target, Worker},
 };
@@ -71,6 +72,18 @@ pub enum StartError {
     },
     #[error("service `{0}` is found through the registry, but there is no [registry]")]
     NoRegistry(String),
+    #[error("service `{service}`: reading the secrets of its cookie from {path}: {cause}")]
+    SecretFile {
+        service: String,
+        path: String,
+        cause: io::Error,
+    },
+    #[error("service `{service}`: {path}: {cause}")]
+    Secret {
+        service: String,
+        path: String,
+        cause: SecretError,
+    },
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] BuildError),
     #[error("starting a thread: {0}")]
@@ -160,6 +173,8 @@ struct Plan {
     metrics: Metrics,
     sink: AccessSink,
     routes: Arc<RouteTable<Target>>,
+    /// By service.
+    stickies: Vec<Option<Arc<Sticky>>>,
     listeners: Vec<Arc<Listener>>,
     /// By listener, then by core.
     sockets: Vec<Vec<std::net::TcpListener>>,
@@ -177,6 +192,8 @@ impl Plan {
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
         let routes = Arc::new(table(&config)?);
+        let stickies = config.services.iter().map(sticky);
+        let stickies = stickies.collect::<Result<_, _>>()?;
         let mut sockets = Vec::new();
         let mut addresses = Vec::new();
         for listener in &config.listeners {
@@ -207,6 +224,7 @@ impl Plan {
             metrics,
             sink,
             routes,
+            stickies,
             listeners,
             sockets,
             addresses,
@@ -225,6 +243,7 @@ impl Plan {
             .iter()
             .map(|it| Arc::new(Budget::new(it.retry_ratio)))
             .collect();
+        let membership = membership(&self.config);
         let (mut cores, mut threads, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for idx in 0..self.config.workers {
             let applied = Arc::new(Applied::new(applied_changed.clone()));
@@ -232,7 +251,7 @@ impl Plan {
             let (batches, inbox) = mpsc::channel(ORDERS_WAITING);
             let (leave, left) = oneshot::channel();
             let start = worker::Start {
-                worker: self.worker(&budgets, suspicions.clone(), pulse.clone()),
+                worker: self.worker(&budgets, &membership, suspicions.clone(), pulse.clone()),
                 listeners: self.sockets_of_core(),
                 batches: inbox,
                 applied: applied.clone(),
@@ -255,7 +274,7 @@ impl Plan {
         });
         let drain_deadline = self.config.drain_deadline;
         let (listeners, admin_address) = (self.addresses.clone(), self.admin_address);
-        let control = self.start_control(cores, suspected, asked, applied_changed, admin)?;
+        let control = self.start_control(membership, cores, suspected, asked, applied_changed, admin)?;
         Ok(Balancer {
             listeners,
             admin: admin_address,
@@ -270,6 +289,7 @@ impl Plan {
     fn worker(
         &self,
         budgets: &[Arc<Budget>],
+        membership: &Membership,
         suspicions: mpsc::Sender<worker::Suspicion>,
         pulse: Arc<Pulse>,
     ) -> Worker {
@@ -284,6 +304,12 @@ impl Plan {
                     policy,
                     metrics,
                     budget.clone(),
+                    Picker {
+                        zone: self.config.zone.clone(),
+                        shared: membership.shared(ServiceIdx(idx)),
+                        sticky: self.stickies[idx].clone(),
+                        suspicions: suspicions.clone(),
+                    },
                     self.epoch,
                     Rng::new(),
                 ))
@@ -310,6 +336,7 @@ impl Plan {
 
     fn start_control(
         self,
+        membership: Membership,
         cores: Vec<Core>,
         suspicions: mpsc::Receiver<worker::Suspicion>,
         questions: mpsc::Receiver<watch::Question>,
@@ -317,7 +344,7 @@ impl Plan {
         admin: Arc<Admin>,
     ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
         let view = ViewStart {
-            membership: membership(&self.config),
+            membership,
             registry: self.registry,
             cores,
             suspicions,
@@ -425,6 +452,7 @@ fn rule(route: &config::Route) -> Result<Rule, StartError> {
 fn membership(config: &Config) -> Membership {
     let rules = Rules {
         lost_for_max: config.membership.lost_for_max,
+        zone: config.zone.clone(),
     };
     let watched = config.services.iter().map(|service| Watched {
         name: service.name.clone(),
@@ -438,8 +466,35 @@ fn membership(config: &Config) -> Membership {
             healthy_after: service.probe.healthy_after,
             unhealthy_after: service.probe.unhealthy_after,
         },
+        picking: Picking {
+            outlier: service.outlier.policy(),
+            slow_start: service.slow_start.as_ref().map(config::SlowStart::rule),
+            panic_threshold: service.pick.panic_threshold,
+            is_keyed: service.pick.key_source().is_some(),
+        },
     });
     Membership::new(rules, watched.collect(), Rng::new())
+}
+
+/// The cookies of a service, with their secrets read.
+fn sticky(service: &config::Service) -> Result<Option<Arc<Sticky>>, StartError> {
+    let Some(it) = &service.sticky else {
+        return Ok(None);
+    };
+    let (name, path) = (service.name.to_string(), it.secret_file.display());
+    let secrets = std::fs::read_to_string(&it.secret_file);
+    let secrets = secrets.map_err(|cause| StartError::SecretFile {
+        service: name.clone(),
+        path: path.to_string(),
+        cause,
+    })?;
+    let sticky = Sticky::new(it.attributes(), service.name.clone(), &secrets);
+    let sticky = sticky.map_err(|cause| StartError::Secret {
+        service: name,
+        path: path.to_string(),
+        cause,
+    })?;
+    Ok(Some(Arc::new(sticky)))
 }
 
 /// Which life of this balancer it is: the time of its start, in microseconds, tells two of them apart and in order.

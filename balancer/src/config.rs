@@ -17,9 +17,14 @@ use balancer_core::{
 use serde::{Deserialize, Serialize, Serializer};
 
 mod check;
+mod outlier;
+mod picking;
 mod raw;
 mod shown;
 mod value;
+
+pub use outlier::Outlier;
+pub use picking::{Pick, PickPolicy, SameSiteWord, SlowStart, Sticky};
 
 /// Everything a balancer is told. It serialises with every default in place, and services and listeners by name; secrets
 /// stand in files of their own, so that only their paths are in it.
@@ -27,6 +32,8 @@ mod value;
 pub struct Config {
     /// Tells this balancer from the others in the registry. Default: the host name.
     pub id: String,
+    /// Where this balancer is, in the words of the nodes' records. Default: nowhere, all nodes are alike.
+    pub zone: Option<String>,
     /// How many threads carry traffic, never 0. Default: one per core.
     pub workers: usize,
     /// How long work under way may take to end after the balancer was told to stop. Default: 30 s.
@@ -178,6 +185,10 @@ pub struct Service {
     /// How many retries each request pays for: 0.2 lets one request in five be tried again. Default: 0.2.
     pub retry_ratio: f64,
     pub probe: Probe,
+    pub pick: Pick,
+    pub outlier: Outlier,
+    pub slow_start: Option<SlowStart>,
+    pub sticky: Option<Sticky>,
 }
 
 /// Where the endpoints of a service come from.

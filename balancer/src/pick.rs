@@ -5,25 +5,34 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use balancer_core::{
+    affinity::Asked,
     endpoint::Endpoint,
     load::Nanos,
     name::{NodeId, ServiceName},
-    pool::Pool,
+    picker::maglev,
+    pool::{Pool, Rules, Shared},
     retry::Budget,
+    sticky::Sticky,
 };
 use fastrand::Rng;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config,
     dial::{Connection, DialPolicy, Upstream},
     observe::ServiceMetrics,
+    worker::Suspicion,
 };
+
+mod outcome;
+mod sticky;
+
+pub(crate) use sticky::fields;
 
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PickError {
@@ -42,6 +51,9 @@ pub(crate) struct Service {
     pub(crate) metrics: ServiceMetrics,
     /// Shared by all cores: retries are a share of the service's whole traffic.
     pub(crate) budget: Arc<Budget>,
+    sticky: Option<Arc<Sticky>>,
+    suspicions: mpsc::Sender<Suspicion>,
+    has_zone: bool,
     epoch: Instant,
     dial: DialPolicy,
     pool: Mutex<Pool<Arc<Upstream>>>,
@@ -50,12 +62,20 @@ pub(crate) struct Service {
     waiting: AtomicUsize,
 }
 
+/// What a service's cores share, and where they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Picker {
+    pub(crate) zone: Option<String>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sticky: Option<Arc<Sticky>>,
+    pub(crate) suspicions: mpsc::Sender<Suspicion>,
+}
+
 /// An endpoint lent for one exchange; it counts as in flight until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) upstream: Arc<Upstream>,
     began: Instant,
-    epoch: Instant,
 }
 
 impl Service {
@@ -64,9 +84,14 @@ impl Service {
         policy: config::Service,
         metrics: ServiceMetrics,
         budget: Arc<Budget>,
+        picker: Picker,
         epoch: Instant,
         rng: Rng,
     ) -> Self {
+        let rules = Rules {
+            policy: policy.pick.policy(),
+            zone: picker.zone,
+        };
         let dial = DialPolicy {
             connect_timeout: policy.connect_timeout,
             idle_timeout: policy.idle_timeout,
@@ -79,9 +104,12 @@ impl Service {
             policy,
             metrics,
             budget,
+            sticky: picker.sticky,
+            suspicions: picker.suspicions,
+            has_zone: rules.zone.is_some(),
             epoch,
             dial,
-            pool: Mutex::default(),
+            pool: Mutex::new(Pool::new(rules, picker.shared)),
             rng: Mutex::new(rng),
             arrival: Notify::new(),
             waiting: AtomicUsize::new(0),
@@ -98,9 +126,10 @@ impl Service {
     pub(crate) async fn pick(
         &self,
         now: Instant,
+        asked: &Asked,
         tried: &mut Vec<NodeId>,
     ) -> Result<Lease, PickError> {
-        if let Some(lease) = self.try_pick(now, tried) {
+        if let Some(lease) = self.try_pick(now, asked, tried) {
             return Ok(lease);
         }
         let _place = self.queue()?;
@@ -110,7 +139,7 @@ impl Service {
             tokio::pin!(arrival);
             // Registered before the pool is looked at again, or an arrival in between would be missed.
             arrival.as_mut().enable();
-            if let Some(lease) = self.try_pick(Instant::now(), tried) {
+            if let Some(lease) = self.try_pick(Instant::now(), asked, tried) {
                 return Ok(lease);
             }
             if tokio::time::timeout_at(deadline, arrival).await.is_err() {
@@ -127,11 +156,12 @@ impl Service {
             self.dial,
             self.metrics.dials.clone(),
         ));
+        let mut rng = self.lock_rng();
         let mut pool = self.lock_pool();
         if let Some(old) = pool.get(&upstream.endpoint.node) {
             upstream.inherit(old);
         }
-        let replaced = pool.upsert(upstream);
+        let replaced = pool.upsert(upstream, &mut rng);
         drop(pool);
         if let Some(old) = replaced {
             old.retire();
@@ -145,6 +175,11 @@ impl Service {
         if let Some(upstream) = removed {
             upstream.retire();
         }
+    }
+
+    /// Who gets which keys from here on.
+    pub(crate) fn set_table(&self, table: Arc<maglev::Table>) {
+        self.lock_pool().set_table(table);
     }
 
     /// An endpoint that was under suspicion has answered a probe.
@@ -165,18 +200,31 @@ impl Service {
     }
 
     pub(crate) fn sweep(&self, now: Instant) {
-        let members: Vec<_> = self.lock_pool().members().to_vec();
+        let members: Vec<_> = self.lock_pool().members().cloned().collect();
         for upstream in members {
             upstream.sweep(now);
         }
     }
 
-    fn try_pick(&self, now: Instant, tried: &[NodeId]) -> Option<Lease> {
+    fn try_pick(&self, now: Instant, asked: &Asked, tried: &[NodeId]) -> Option<Lease> {
         let nanos = nanos(self.epoch, now);
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        let upstream = self.lock_pool().pick(nanos, &mut rng, tried)?;
+        let mut rng = self.lock_rng();
+        let mut pool = self.lock_pool();
+        let upstream = pool.pick(nanos, &mut rng, asked, tried)?;
         self.metrics.picks.increment(1);
-        Some(Lease::begin(upstream, now, self.epoch))
+        if self.has_zone {
+            let metrics = &self.metrics.picking;
+            let zone = match pool.is_local(&upstream.endpoint) {
+                true => &metrics.local,
+                false => &metrics.remote,
+            };
+            zone.increment(1);
+        }
+        Some(Lease::begin(upstream, now))
+    }
+
+    fn lock_rng(&self) -> MutexGuard<'_, Rng> {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> Result<QueuePlace<'_>, PickError> {
@@ -203,13 +251,9 @@ impl Drop for QueuePlace<'_> {
 }
 
 impl Lease {
-    fn begin(upstream: Arc<Upstream>, began: Instant, epoch: Instant) -> Self {
+    fn begin(upstream: Arc<Upstream>, began: Instant) -> Self {
         upstream.endpoint.load.begin();
-        Self {
-            upstream,
-            began,
-            epoch,
-        }
+        Self { upstream, began }
     }
 
     pub(crate) fn node(&self) -> &NodeId {
@@ -219,15 +263,6 @@ impl Lease {
     /// A connection to the node is at hand: its latency counts from here, for making one says little about the node.
     pub(crate) fn connected(&mut self) {
         self.began = Instant::now();
-    }
-
-    /// The node has begun to answer: what it took is what the next pick goes by. Returns the latency.
-    pub(crate) fn answered(&self) -> Duration {
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(self.began);
-        let load = &self.upstream.endpoint.load;
-        load.observe(nanos(self.epoch, now), latency);
-        latency
     }
 
     pub(crate) fn give_back(&self, connection: Connection) {

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_core::{endpoint::Endpoint, membership::ServiceIdx, name::NodeId, table::RouteTable};
+use balancer_core::{
+    endpoint::Endpoint, membership::ServiceIdx, name::NodeId, picker::maglev, table::RouteTable,
+};
 use fastrand::Rng;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -47,6 +49,11 @@ pub(crate) enum Change {
     Trust {
         service: ServiceIdx,
     },
+    /// Who gets which keys.
+    Table {
+        service: ServiceIdx,
+        table: Arc<maglev::Table>,
+    },
 }
 
 /// Changes that are applied together, and the number by which each core confirms them.
@@ -73,11 +80,20 @@ impl Applied {
     }
 }
 
-/// A core could not reach an endpoint.
+/// A core sees something wrong with an endpoint.
 #[derive(Debug)]
 pub(crate) struct Suspicion {
     pub(crate) service: ServiceIdx,
     pub(crate) node: NodeId,
+    pub(crate) symptom: Symptom,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Symptom {
+    /// It could not be reached, or broke off.
+    Unreachable,
+    /// It answers, but too many of its answers in a row are failures.
+    Failing,
 }
 
 #[derive(Debug)]
@@ -113,10 +129,12 @@ pub(crate) struct Start {
 impl Worker {
     /// Tells the others that `service`'s endpoint could not be reached; only the first to notice does.
     pub(crate) fn suspect(&self, service: &Service, endpoint: &Endpoint) {
+        service.unreached(endpoint);
         if endpoint.suspect() {
             let suspicion = Suspicion {
                 service: ServiceIdx(service.idx),
                 node: endpoint.node.clone(),
+                symptom: Symptom::Unreachable,
             };
             // A full queue means that plenty is being looked into; the endpoint stays suspected and is reported again.
             if self.suspicions.try_send(suspicion).is_err() {
@@ -174,6 +192,7 @@ fn apply(worker: &Worker, change: &Change) {
     match change {
         Change::Offer { service, endpoint } => worker.services[service.0].offer(endpoint.clone()),
         Change::Withdraw { service, node } => worker.services[service.0].withdraw(node),
+        Change::Table { service, table } => worker.services[service.0].set_table(table.clone()),
         Change::Trust { service } => worker.services[service.0].announce_arrival(),
     }
 }

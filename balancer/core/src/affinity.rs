@@ -1,6 +1,6 @@
 //! What a request asks of the picker: the key by which it wants to meet the same endpoint again, or the endpoint it was promised.
 
-use std::{hash::Hasher, net::IpAddr};
+use std::{fmt, hash::Hasher, net::IpAddr};
 
 use siphasher::sip::SipHasher13;
 
@@ -13,6 +13,8 @@ pub struct Asked {
     pub key: Option<Key>,
     /// The endpoint that a valid cookie names; it is used while it can be.
     pub sticky: Option<NodeId>,
+    /// The cookie is about to end: the client should get a new one, whatever is picked.
+    pub renew: bool,
 }
 
 /// The hash of what a request is told apart by.
@@ -42,6 +44,17 @@ impl Key {
     /// A number that depends on the key alone, and not on the part of it that chooses among endpoints.
     pub(crate) fn roll(self) -> u64 {
         self.0.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source => f.write_str("source"),
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Path => f.write_str("path"),
+        }
     }
 }
 

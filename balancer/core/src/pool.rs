@@ -324,7 +324,7 @@ mod tests {
             let mut pool = pool_of(policy, None, 5);
             let asked = Asked {
                 sticky: Some("n3".into()),
-                key: None,
+                ..Asked::default()
             };
             let pick = |pool: &mut Pool<Arc<Endpoint>>| {
                 let picked = pool.pick(Nanos(0), &mut Rng::new(), &asked, &[]);
@@ -353,7 +353,7 @@ mod tests {
                 let is_local = |n: &u64| {
                     let asked = Asked {
                         key: Some(Key::of(&n.to_be_bytes())),
-                        sticky: None,
+                        ..Asked::default()
                     };
                     let picked = pool.pick(Nanos(0), &mut rng, &asked, &[]);
                     picked.expect("all are allowed").zone.as_deref() == Some("here")
@@ -385,7 +385,7 @@ mod tests {
         let mut pool = pool_of(Policy::Maglev { bound: 1.25 }, None, 10);
         let mut rng = Rng::with_seed(7);
         let mut nodes_of = |key: Option<Key>| {
-            let asked = Asked { key, sticky: None };
+            let asked = Asked { key, ..Asked::default() };
             let picks = (0..200).map(|_| {
                 let picked = pool.pick(Nanos(0), &mut rng, &asked, &[]);
                 picked.expect("all are allowed").node.clone()
@@ -410,7 +410,7 @@ mod tests {
         )));
         let asked = Asked {
             key: Some(Key(5)),
-            sticky: None,
+            ..Asked::default()
         };
         for _ in 0..1_000 {
             let picked = pool.pick(Nanos(0), &mut rng, &asked, &[]);

@@ -25,6 +25,7 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
     let admin_address = raw.admin.address;
     let config = Config {
         id: id(&top, raw.id)?,
+        zone: zone(&top, raw.zone)?,
         workers: workers(raw.workers),
         drain_deadline: raw.drain_deadline,
         admin: raw.admin,
@@ -58,6 +59,13 @@ fn id(top: &Keys<'_>, id: Option<String>) -> Result<String, Error> {
     Ok(id)
 }
 
+fn zone(top: &Keys<'_>, zone: Option<String>) -> Result<Option<String>, Error> {
+    if let Some(zone) = &zone {
+        value::check_id(zone).map_err(|message| top.refuse("zone", message))?;
+    }
+    Ok(zone)
+}
+
 fn host_name() -> String {
     rustix::system::uname()
         .nodename()
@@ -73,7 +81,7 @@ fn workers(workers: usize) -> usize {
 }
 
 /// One table of the settings, by the path at which its keys are found.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     source: &'a Source,
     path: String,
 }
@@ -106,11 +114,11 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
+    pub(super) fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
         self.source.error(&self.path_of(key), message)
     }
 
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+    pub(super) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
         value.ok_or_else(|| self.refuse(key, "required, but not set"))
     }
 

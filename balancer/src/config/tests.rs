@@ -73,6 +73,8 @@ fn the_example_shows_every_key() {
         "[[route]]",
         "[[service]]",
         "[service.probe]",
+        "[service.pick]",
+        "[service.outlier]",
     ] {
         for key in known_keys(table) {
             let is_shown = lines_of(&full, table).any(|line| names(line, &key));
@@ -602,7 +604,7 @@ fn tells_its_default(before: &[&str]) -> bool {
 
 /// The keys that an unknown one is told to be instead of, for a table by its header.
 fn known_keys(table: &str) -> Vec<String> {
-    let parent = if table == "[service.probe]" {
+    let parent = if table.starts_with("[service.") {
         "[[service]]\n"
     } else {
         ""

@@ -10,6 +10,7 @@ use std::{
 };
 
 use balancer_core::{
+    affinity::Asked,
     forwarded::{self, Wire, check_request},
     name::NodeId,
     retry::{self, Replay},
@@ -34,7 +35,7 @@ use crate::{
     config::UpstreamProtocol,
     dial::Connection,
     observe::{Exchange, Line},
-    pick::{Lease, Service},
+    pick::{Lease, Service, fields},
     rescue::{Failure, HEAD_TOO_SLOW, rescue},
     route::route,
     stream::{ClientStream, SideDoor},
@@ -152,6 +153,7 @@ enum Plan {
 /// A request on its way to a node.
 struct Outgoing {
     service: Arc<Service>,
+    asked: Asked,
     wire: Wire,
     /// Absent while it is being sent.
     request: Option<Request<RequestBody>>,
@@ -198,8 +200,12 @@ fn plan(
         line.route = Some(routed.target.route.clone());
         line.service = Some(routed.service.name.clone());
     });
+    let fields = || fields(&parts.headers);
+    let asked = routed
+        .service
+        .asked(client.address().ip(), parts.uri.path(), fields);
     if let Some(wanted) = upgrade::wanted(&mut parts) {
-        let wish = upgrade::wish(client, routed.service, wanted, parts, exchange)?;
+        let wish = upgrade::wish(client, routed.service, asked, wanted, parts, exchange)?;
         return Ok(Plan::Upgrade(Box::new(wish)));
     }
     if parts.method == Method::CONNECT {
@@ -216,6 +222,7 @@ fn plan(
     let (request, progress) = outgoing(parts, incoming, side_door, wire, exchange);
     Ok(Plan::Send(Outgoing {
         service: routed.service.clone(),
+        asked,
         wire,
         request: Some(request),
         progress,
@@ -309,12 +316,14 @@ async fn send(
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let mut lease = service
-            .pick(exchange.time_of_try(tries), &mut tried)
+            .pick(exchange.time_of_try(tries), &outgoing.asked, &mut tried)
             .await?;
         exchange.tried(&lease, tries);
         let spare = outgoing.spare();
         let setback = match attempt(&service, &mut lease, outgoing).await {
-            Ok(answered) => {
+            Ok(mut answered) => {
+                let headers = answered.response.headers_mut();
+                service.promise(&outgoing.asked, &lease, headers);
                 exchange.note(|line| line.first_byte = Some(answered.latency));
                 return Ok(Answer {
                     response: answered.response,
@@ -412,9 +421,9 @@ async fn attempt(
     };
     match sent {
         Some(Ok(response)) => Ok(Answered {
+            latency: service.answered(lease, Some(response.status())),
             response,
             connection,
-            latency: lease.answered(),
         }),
         Some(Err(mut err)) => {
             outgoing.request = err.take_message();
@@ -424,10 +433,13 @@ async fn attempt(
                 failure: Failure::Gone(err.into_error()),
             })
         }
-        None => Err(Setback {
-            failure: Failure::Silent,
-            blames_node: false,
-        }),
+        None => {
+            service.unanswered(lease);
+            Err(Setback {
+                failure: Failure::Silent,
+                blames_node: false,
+            })
+        }
     }
 }
 

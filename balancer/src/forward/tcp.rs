@@ -46,10 +46,11 @@ pub(crate) async fn forward(
     let service = client.worker().services[service].clone();
     let began = Instant::now();
     service.metrics.active.increment(1.0);
-    let reached = reach(&client, &service, Upstream::connect, |_, _| {}).await;
+    let asked = service.asked(client.address().ip(), "", std::iter::empty);
+    let reached = reach(&client, &service, &asked, Upstream::connect, |_, _| {}).await;
     let ended = match reached {
         Ok((node, lease)) => {
-            lease.answered();
+            service.answered(&lease, None);
             let mut to_node = proxy_header(&service, client.address(), stream.local_addr().ok());
             to_node.extend_from_slice(&first);
             client

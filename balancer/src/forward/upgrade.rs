@@ -10,7 +10,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use balancer_core::forwarded::{self, Wire};
+use balancer_core::{
+    affinity::Asked,
+    forwarded::{self, Wire},
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
@@ -124,6 +127,7 @@ fn accept_for(key: &str) -> String {
 /// A handshake in the form in which a node gets it.
 pub(crate) struct Wish {
     service: Arc<Service>,
+    asked: Asked,
     wanted: Wanted,
     parts: Parts,
 }
@@ -134,6 +138,7 @@ pub(crate) struct Wish {
 pub(crate) fn wish(
     client: &ClientConnection,
     service: &Arc<Service>,
+    asked: Asked,
     wanted: Wanted,
     mut parts: Parts,
     exchange: &mut Exchange,
@@ -148,6 +153,7 @@ pub(crate) fn wish(
     forwarded::aim(&mut parts, Wire::Http1)?;
     Ok(Wish {
         service: service.clone(),
+        asked,
         wanted,
         parts,
     })
@@ -159,7 +165,7 @@ pub(crate) async fn forward(
     wish: &mut Wish,
     exchange: &mut Exchange,
 ) -> Result<Forwarded, Failure> {
-    let answer = shake_hands(client, &wish.service, &wish.parts, exchange).await?;
+    let answer = shake_hands(client, &wish.service, &wish.asked, &wish.parts, exchange).await?;
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Forwarded::Answered(answer));
     }
@@ -170,17 +176,19 @@ pub(crate) async fn forward(
 async fn shake_hands(
     client: &ClientConnection,
     service: &Service,
+    asked: &Asked,
     parts: &Parts,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    let (mut sender, lease) = reach(client, service, Upstream::tunnel, |lease, tries| {
+    let (mut sender, lease) = reach(client, service, asked, Upstream::tunnel, |lease, tries| {
         exchange.tried(lease, tries);
     })
     .await?;
     let sent = sender.send_request(request(parts));
     match tokio::time::timeout(service.policy.response_head_timeout, sent).await {
-        Ok(Ok(response)) => {
-            let latency = lease.answered();
+        Ok(Ok(mut response)) => {
+            let latency = service.answered(&lease, Some(response.status()));
+            service.promise(asked, &lease, response.headers_mut());
             exchange.note(|line| line.first_byte = Some(latency));
             let connection = Connection::Http1 {
                 sender,
@@ -196,7 +204,10 @@ async fn shake_hands(
             client.worker().suspect(service, &lease.upstream.endpoint);
             Err(Failure::Gone(err))
         }
-        Err(_) => Err(Failure::Silent),
+        Err(_) => {
+            service.unanswered(&lease);
+            Err(Failure::Silent)
+        }
     }
 }
 
