@@ -274,7 +274,8 @@ impl Plan {
         });
         let drain_deadline = self.config.drain_deadline;
         let (listeners, admin_address) = (self.addresses.clone(), self.admin_address);
-        let control = self.start_control(membership, cores, suspected, asked, applied_changed, admin)?;
+        let control =
+            self.start_control(membership, cores, suspected, asked, applied_changed, admin)?;
         Ok(Balancer {
             listeners,
             admin: admin_address,

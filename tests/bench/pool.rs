@@ -37,7 +37,12 @@ pub(crate) fn measure(endpoints: usize) -> PoolSample {
         pool.upsert(member.clone(), &mut rng);
     }
     let per_pick = time(PICKS, || {
-        drop(black_box(pool.pick(Nanos(2_000_000), &mut rng, &Asked::default(), &[])));
+        drop(black_box(pool.pick(
+            Nanos(2_000_000),
+            &mut rng,
+            &Asked::default(),
+            &[],
+        )));
     });
     let mut gone = None;
     let per_change = time(CHANGES, || match gone.take() {

@@ -26,8 +26,8 @@ use crate::{
 
 mod selection;
 
-pub use selection::{Picking, Selected};
 use selection::{Counted, Selection};
+pub use selection::{Picking, Selected};
 
 /// The place of a service in the list given to [`Membership::new`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -303,7 +303,10 @@ impl Membership {
     /// When [`Membership::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let probe = self.wake_ups.first().map(|(at, _)| *at);
-        [probe, self.selection.next_wake_up()].into_iter().flatten().min()
+        [probe, self.selection.next_wake_up()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {

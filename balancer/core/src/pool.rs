@@ -339,7 +339,11 @@ mod tests {
             promised.trust();
             assert_eq!(pick(&mut pool).as_str(), "n3");
             pool.remove(&"n3".into());
-            assert_ne!(pick(&mut pool).as_str(), "n3", "a leaving node is withdrawn");
+            assert_ne!(
+                pick(&mut pool).as_str(),
+                "n3",
+                "a leaving node is withdrawn"
+            );
         }
     }
 
@@ -385,7 +389,10 @@ mod tests {
         let mut pool = pool_of(Policy::Maglev { bound: 1.25 }, None, 10);
         let mut rng = Rng::with_seed(7);
         let mut nodes_of = |key: Option<Key>| {
-            let asked = Asked { key, ..Asked::default() };
+            let asked = Asked {
+                key,
+                ..Asked::default()
+            };
             let picks = (0..200).map(|_| {
                 let picked = pool.pick(Nanos(0), &mut rng, &asked, &[]);
                 picked.expect("all are allowed").node.clone()

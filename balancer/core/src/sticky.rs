@@ -279,9 +279,7 @@ mod tests {
     #[test]
     fn it_does_not_tell_the_address() {
         let cookie = sticky(NEW).issue(&"10.0.0.1:8000".into(), NOW);
-        let bytes = BASE64
-            .decode(value_of(&cookie))
-            .expect("a value is base64");
+        let bytes = BASE64.decode(value_of(&cookie)).expect("a value is base64");
         assert!(!bytes.windows(4).any(|it| it == b"10.0"), "{bytes:?}");
         let longer = sticky(NEW).issue(&"10.0.10.1:18000".into(), NOW);
         assert_eq!(cookie.len(), longer.len(), "nor its length");
@@ -291,7 +289,9 @@ mod tests {
     fn secrets_are_rotated_without_losing_anybody() {
         let old = value_of(&sticky(OLD).issue(&"n1".into(), NOW));
         let both = sticky(&format!("{NEW}\n\n{OLD}\n"));
-        let promise = both.read(old.as_bytes(), NOW).expect("an old secret verifies");
+        let promise = both
+            .read(old.as_bytes(), NOW)
+            .expect("an old secret verifies");
         assert!(promise.is_old, "it is signed anew");
         let new = value_of(&both.issue(&"n1".into(), NOW));
         assert!(sticky(NEW).read(new.as_bytes(), NOW).is_some());
@@ -310,7 +310,10 @@ mod tests {
         let error = |text: &str| Sticky::new(attributes(), "app".into(), text).err();
         assert_eq!(error("\n"), Some(SecretError::None));
         assert_eq!(error("short"), Some(SecretError::TooShort));
-        assert_eq!(error(&format!("{NEW}\n").repeat(9)), Some(SecretError::TooMany));
+        assert_eq!(
+            error(&format!("{NEW}\n").repeat(9)),
+            Some(SecretError::TooMany)
+        );
     }
 
     #[test]

@@ -107,7 +107,10 @@ mod tests {
         capacity.add(Some("here"), 100, true);
         capacity.add(None, 50, false);
         capacity.take(None, 50, false);
-        assert_eq!((capacity.local_share(), capacity.known_by_zone.len()), (1.0, 1));
+        assert_eq!(
+            (capacity.local_share(), capacity.known_by_zone.len()),
+            (1.0, 1)
+        );
     }
 
     #[test]

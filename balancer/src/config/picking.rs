@@ -4,8 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use balancer_core::{
     affinity::KeySource,
-    picker,
-    slow_start,
+    picker, slow_start,
     sticky::{Attributes, SameSite},
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};

@@ -238,6 +238,22 @@ fn a_key_out_of_bounds_is_refused_where_it_stands() {
         "service[0].retry_ratio: NaN is not within 0 to 10",
     );
     check_key(
+        "service = [{ pick = { key = 'header:' } }]",
+        "service[0].pick.key: `header:` is none of `source`, `path`, `header:NAME` and `cookie:NAME`",
+    );
+    check_key(
+        "service = [{ pick = { panic_threshold = 1.5 } }]",
+        "service[0].pick.panic_threshold: 1.5 is not within 0 to 1",
+    );
+    check_key(
+        "service = [{ slow_start = { min_weight = 0.0 } }]",
+        "service[0].slow_start.min_weight: 0 is not within 0.01 to 1",
+    );
+    check_key(
+        "service = [{ outlier = { success_rate_min_endpoints = 1 } }]",
+        "service[0].outlier.success_rate_min_endpoints: 1 is not within 2 to 10000",
+    );
+    check_key(
         "service = [{ max_tries = 0 }]",
         "service[0].max_tries: 0 is not within 1 to 10",
     );
@@ -415,6 +431,41 @@ fn a_service_has_what_its_discovery_needs() {
         "probe.interval = '0s'",
         "t.toml:14: service[1].probe.interval: `0s` is not within 1ms to 30days",
     );
+}
+
+#[test]
+fn a_sticky_service_has_what_its_cookie_needs() {
+    let without = LEAST.replace("[[route]]", "[service.sticky]\n[[route]]");
+    check(
+        &without,
+        "t.toml:9: service[0].sticky.secret_file: required, but not set",
+    );
+    let sticky = |keys: &str| {
+        LEAST.replace(
+            "[[route]]",
+            &format!("[service.sticky]\nsecret_file = '/s'\n{keys}\n[[route]]"),
+        )
+    };
+    check(
+        &sticky("cookie = 'a b'"),
+        "t.toml:11: service[0].sticky.cookie: `a b` is no cookie's name",
+    );
+    check(
+        &sticky("path = '/a;b'"),
+        "t.toml:11: service[0].sticky.path: `/a;b` is no path that a cookie can have",
+    );
+    check(
+        &sticky("same_site = 'none'\nsecure = false"),
+        "t.toml:11: service[0].sticky.same_site: browsers want `secure` with `\"none\"`",
+    );
+    let config = read(&sticky("ttl = '5m'"));
+    let sticky = config.services[0].sticky.as_ref();
+    let sticky = sticky.expect("the service is sticky");
+    assert_eq!(
+        (sticky.cookie.as_str(), sticky.ttl.as_secs()),
+        ("colonnade", 300)
+    );
+    assert!(sticky.secure && sticky.http_only);
 }
 
 #[test]

@@ -317,12 +317,7 @@ impl Selection {
         }
     }
 
-    fn exchange(
-        &mut self,
-        service: ServiceIdx,
-        before: Option<Counted>,
-        after: Option<Counted>,
-    ) {
+    fn exchange(&mut self, service: ServiceIdx, before: Option<Counted>, after: Option<Counted>) {
         let weight = |it: &Option<Counted>| it.as_ref().map(|it| it.endpoint.weight);
         let is_keyed = self.services[service.0].rules.is_keyed;
         if is_keyed && weight(&before) != weight(&after) {

@@ -88,7 +88,10 @@ mod tests {
     fn nobody_is_chosen_from_nobody() {
         assert_eq!(pick(&[], |_| false), None);
         assert_eq!(pick(&cluster(3), |_| true), None);
-        assert_eq!(pick(&cluster(300), |e| e.node.as_str() != "n299"), Some(299));
+        assert_eq!(
+            pick(&cluster(300), |e| e.node.as_str() != "n299"),
+            Some(299)
+        );
     }
 
     #[test]
@@ -99,7 +102,10 @@ mod tests {
         let counts: Vec<_> = all.iter().map(|it| it.load.in_flight()).collect();
         assert!((299..=301).contains(&counts[3]), "{counts:?}");
         assert!(
-            counts.iter().enumerate().all(|(n, it)| n == 3 || (99..=101).contains(it)),
+            counts
+                .iter()
+                .enumerate()
+                .all(|(n, it)| n == 3 || (99..=101).contains(it)),
             "{counts:?}"
         );
     }
@@ -120,7 +126,10 @@ mod tests {
         for _ in 0..100_000 {
             hits[choose(&all, Nanos(0), &mut rng, |_| false).expect("all are allowed")] += 1;
         }
-        assert!(hits.iter().all(|it| (9_500..10_500).contains(it)), "{hits:?}");
+        assert!(
+            hits.iter().all(|it| (9_500..10_500).contains(it)),
+            "{hits:?}"
+        );
     }
 
     /// The sinkhole: whoever fails at once has nothing in flight.
@@ -129,12 +138,16 @@ mod tests {
         let all = cluster(2);
         fill(&all[..1], 5);
         for n in 1..200 {
-            all[1].load.observe_failure(Nanos(n * 1_000_000), Duration::ZERO);
+            all[1]
+                .load
+                .observe_failure(Nanos(n * 1_000_000), Duration::ZERO);
         }
         let at = choose(&all, Nanos(200_000_000), &mut Rng::new(), |_| false);
         assert_eq!(at, Some(1), "so far one in fifty failed, and five are more");
         for n in 200..2_000 {
-            all[1].load.observe_failure(Nanos(n * 1_000_000), Duration::ZERO);
+            all[1]
+                .load
+                .observe_failure(Nanos(n * 1_000_000), Duration::ZERO);
         }
         let at = choose(&all, Nanos(2_000_000_000), &mut Rng::new(), |_| false);
         assert_eq!(at, Some(0));

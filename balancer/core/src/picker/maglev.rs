@@ -128,14 +128,21 @@ mod tests {
         let share = |n: usize| slots_of(&table, &format!("n{n}")) as f64 * 22.0 / SLOTS as f64;
         for n in 0..20 {
             let expected = f64::from(weights[n]) / 100.0;
-            assert!((share(n) / expected - 1.0).abs() < 0.02, "n{n}: {}", share(n));
+            assert!(
+                (share(n) / expected - 1.0).abs() < 0.02,
+                "n{n}: {}",
+                share(n)
+            );
         }
     }
 
     #[test]
     fn balancers_agree_however_they_heard_of_the_nodes() {
         let nodes = |n: u32| (NodeId::from(format!("n{n}")), 100 + n);
-        let (up, down) = (Table::build((0..50).map(nodes)), Table::build((0..50).rev().map(nodes)));
+        let (up, down) = (
+            Table::build((0..50).map(nodes)),
+            Table::build((0..50).rev().map(nodes)),
+        );
         assert_eq!((up.nodes, up.slots), (down.nodes, down.slots));
     }
 
@@ -154,7 +161,10 @@ mod tests {
                 was != is && is.as_str() != "n50"
             })
             .count();
-        assert!(to_others < SLOTS / 50, "{to_others} moved between nodes that stayed");
+        assert!(
+            to_others < SLOTS / 50,
+            "{to_others} moved between nodes that stayed"
+        );
     }
 
     #[test]
@@ -178,7 +188,10 @@ mod tests {
             }
         }
         assert_eq!(heirs.len(), 9);
-        assert!(heirs.values().all(|&it| (600..900).contains(&it)), "{heirs:?}");
+        assert!(
+            heirs.values().all(|&it| (600..900).contains(&it)),
+            "{heirs:?}"
+        );
     }
 
     #[test]
@@ -192,7 +205,14 @@ mod tests {
         let crowd = Arc::new(Crowd::default());
         let endpoint = |weight| {
             let load = Arc::new(Load::within(crowd.clone()));
-            Endpoint::new("n".into(), 0, ([127, 0, 0, 1], 1).into(), None, weight, load)
+            Endpoint::new(
+                "n".into(),
+                0,
+                ([127, 0, 0, 1], 1).into(),
+                None,
+                weight,
+                load,
+            )
         };
         let (hot, heavy) = (endpoint(100), endpoint(300));
         (0..60).for_each(|_| heavy.load.begin());
@@ -205,7 +225,10 @@ mod tests {
         assert!(!is_full(&heavy, &crowd, 400, 1.25));
         hot.load.warm_to(0.5);
         (0..10).for_each(|_| hot.load.end());
-        assert!(is_full(&hot, &crowd, 400, 1.25), "half of its share is enough while it is new");
+        assert!(
+            is_full(&hot, &crowd, 400, 1.25),
+            "half of its share is enough while it is new"
+        );
     }
 
     fn moved(before: &Table, after: &Table) -> usize {

@@ -7,10 +7,7 @@ pub mod round_robin;
 
 use fastrand::Rng;
 
-use crate::{
-    endpoint::Endpoint,
-    load::WHOLE,
-};
+use crate::{endpoint::Endpoint, load::WHOLE};
 
 /// How the endpoints of a service are chosen among.
 #[derive(Debug, Clone, Default, PartialEq)]

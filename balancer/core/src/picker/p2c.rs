@@ -133,12 +133,17 @@ mod tests {
             let at = choose(&all, now, &mut rng, |_| false).expect("all are allowed");
             if at == 4 {
                 failed += 1;
-                all[at].load.observe_failure(now, Duration::from_micros(100));
+                all[at]
+                    .load
+                    .observe_failure(now, Duration::from_micros(100));
             } else {
                 all[at].load.observe(now, Duration::from_millis(50));
             }
         }
-        assert!(failed < 1_000, "{failed} of 10,000 went to the failing node");
+        assert!(
+            failed < 1_000,
+            "{failed} of 10,000 went to the failing node"
+        );
     }
 
     #[test]

@@ -110,7 +110,10 @@ mod tests {
     fn who_is_avoided_loses_turns_and_asks_for_none_back() {
         let mut it = Subject::new(&[1, 1]);
         for _ in 0..100 {
-            assert_eq!(it.turns.choose(&it.all, |e| e.node.as_str() == "n0"), Some(1));
+            assert_eq!(
+                it.turns.choose(&it.all, |e| e.node.as_str() == "n0"),
+                Some(1)
+            );
         }
         let next = it.take(10);
         assert_eq!(next.iter().filter(|&&at| at == 0).count(), 5, "{next:?}");
@@ -120,7 +123,12 @@ mod tests {
     fn nobody_is_chosen_from_nobody() {
         let mut it = Subject::new(&[1, 1]);
         assert_eq!(it.turns.choose(&it.all, |_| true), None);
-        assert_eq!(Subject::new(&[]).turns.choose::<Arc<Endpoint>>(&[], |_| false), None);
+        assert_eq!(
+            Subject::new(&[])
+                .turns
+                .choose::<Arc<Endpoint>>(&[], |_| false),
+            None
+        );
     }
 
     #[test]
@@ -176,7 +184,11 @@ mod tests {
         }
 
         fn take(&mut self, n: usize) -> Vec<usize> {
-            let pick = |_| self.turns.choose(&self.all, |_| false).expect("all are allowed");
+            let pick = |_| {
+                self.turns
+                    .choose(&self.all, |_| false)
+                    .expect("all are allowed")
+            };
             (0..n).map(pick).collect()
         }
     }

@@ -367,7 +367,10 @@ impl Subject {
     }
 
     fn load(&self, id: &str) -> Arc<Load> {
-        self.membership.member_by_key[&key(id)].endpoint.load.clone()
+        self.membership.member_by_key[&key(id)]
+            .endpoint
+            .load
+            .clone()
     }
 
     fn held_back(&self, id: &str) -> u32 {
@@ -377,12 +380,18 @@ impl Subject {
 
     fn ejected(&self) -> Vec<String> {
         let standings = self.membership.standings().into_iter();
-        standings.filter(|it| it.ejected).map(|it| it.node).collect()
+        standings
+            .filter(|it| it.ejected)
+            .map(|it| it.node)
+            .collect()
     }
 
     fn offered(&self) -> Vec<String> {
         let standings = self.membership.standings().into_iter();
-        standings.filter(|it| it.offered).map(|it| it.node).collect()
+        standings
+            .filter(|it| it.offered)
+            .map(|it| it.node)
+            .collect()
     }
 
     fn kept_of_1000(&self) -> usize {
@@ -392,12 +401,16 @@ impl Subject {
 
     fn withdrawn(&mut self) -> usize {
         let commands = std::iter::from_fn(|| self.membership.next_command());
-        commands.filter(|it| matches!(it, Command::Withdraw { .. })).count()
+        commands
+            .filter(|it| matches!(it, Command::Withdraw { .. }))
+            .count()
     }
 
     fn tables(&mut self) -> usize {
         let commands = std::iter::from_fn(|| self.membership.next_command());
-        commands.filter(|it| matches!(it, Command::Table { .. })).count()
+        commands
+            .filter(|it| matches!(it, Command::Table { .. }))
+            .count()
     }
 
     fn hold(&self) {
@@ -415,7 +428,10 @@ impl Subject {
         assert!(ejected <= 1, "one of five is the most");
         assert_eq!(it.panicking, tally.is_panic(0.5));
         let (_, offered) = self.membership.count(WEB);
-        assert!(offered > 0 || tally.known == 0, "somebody works while anybody is known");
+        assert!(
+            offered > 0 || tally.known == 0,
+            "somebody works while anybody is known"
+        );
     }
 }
 
