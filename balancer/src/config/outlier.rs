@@ -57,7 +57,7 @@ pub struct Outlier {
 impl Outlier {
     /// What the core judges by, if anything.
     pub(crate) fn policy(&self) -> Option<Policy> {
-        let success_rate = self.success_rate.then(|| SuccessRate {
+        let success_rate = self.success_rate.then_some(SuccessRate {
             deviations: self.success_rate_deviations,
             endpoints_min: self.success_rate_min_endpoints,
             requests_min: self.success_rate_min_requests,

@@ -238,22 +238,6 @@ fn a_key_out_of_bounds_is_refused_where_it_stands() {
         "service[0].retry_ratio: NaN is not within 0 to 10",
     );
     check_key(
-        "service = [{ pick = { key = 'header:' } }]",
-        "service[0].pick.key: `header:` is none of `source`, `path`, `header:NAME` and `cookie:NAME`",
-    );
-    check_key(
-        "service = [{ pick = { panic_threshold = 1.5 } }]",
-        "service[0].pick.panic_threshold: 1.5 is not within 0 to 1",
-    );
-    check_key(
-        "service = [{ slow_start = { min_weight = 0.0 } }]",
-        "service[0].slow_start.min_weight: 0 is not within 0.01 to 1",
-    );
-    check_key(
-        "service = [{ outlier = { success_rate_min_endpoints = 1 } }]",
-        "service[0].outlier.success_rate_min_endpoints: 1 is not within 2 to 10000",
-    );
-    check_key(
         "service = [{ max_tries = 0 }]",
         "service[0].max_tries: 0 is not within 1 to 10",
     );
@@ -430,6 +414,26 @@ fn a_service_has_what_its_discovery_needs() {
     service(
         "probe.interval = '0s'",
         "t.toml:14: service[1].probe.interval: `0s` is not within 1ms to 30days",
+    );
+}
+
+#[test]
+fn a_key_of_picking_out_of_bounds_is_refused_where_it_stands() {
+    check_key(
+        "service = [{ pick = { key = 'header:' } }]",
+        "service[0].pick.key: `header:` is none of `source`, `path`, `header:NAME` and `cookie:NAME`",
+    );
+    check_key(
+        "service = [{ pick = { panic_threshold = 1.5 } }]",
+        "service[0].pick.panic_threshold: 1.5 is not within 0 to 1",
+    );
+    check_key(
+        "service = [{ slow_start = { min_weight = 0.0 } }]",
+        "service[0].slow_start.min_weight: 0 is not within 0.01 to 1",
+    );
+    check_key(
+        "service = [{ outlier = { success_rate_min_endpoints = 1 } }]",
+        "service[0].outlier.success_rate_min_endpoints: 1 is not within 2 to 10000",
     );
 }
 

@@ -95,6 +95,42 @@ async fn clients_that_cancel_make_no_node_rest() {
     }
 }
 
+/// The end of a WebSocket is never a failure, whoever ends it and however.
+#[tokio::test]
+async fn websockets_that_end_make_no_node_rest() {
+    let nodes = [Origin::start().await, Origin::start().await];
+    let addresses = nodes.each_ref().map(Origin::address);
+    let balancer = Setup::http(&addresses)
+        .serving("pick = { policy = 'round_robin' }\noutlier = { consecutive_failures = 1 }")
+        .start()
+        .await;
+    for n in 0..12 {
+        let mut client = Dialogue::with(balancer.entry()).await;
+        client.say(HANDSHAKE).await;
+        let mut node = tokio::select! {
+            node = nodes[0].visit() => node,
+            node = nodes[1].visit() => node,
+        };
+        node.head().await;
+        node.say(SWITCHED).await;
+        assert_eq!(client.head().await.status(), 101);
+        match n % 3 {
+            0 => node.crash(),
+            1 => drop(node),
+            _ => drop(client),
+        }
+    }
+    until("the tunnels to end", async || balancer.lines().len() == 12).await;
+    for address in addresses {
+        assert!(!is_ejected(&balancer, address).await);
+    }
+}
+
+const HANDSHAKE: &str = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
 /// All closes at once on a failed health check: when every probe fails, everybody goes on working.
 #[tokio::test]
 async fn when_every_probe_fails_the_nodes_still_work() {

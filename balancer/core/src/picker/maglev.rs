@@ -126,8 +126,8 @@ mod tests {
         weights[7] = 300;
         let table = table(&weights);
         let share = |n: usize| slots_of(&table, &format!("n{n}")) as f64 * 22.0 / SLOTS as f64;
-        for n in 0..20 {
-            let expected = f64::from(weights[n]) / 100.0;
+        for (n, weight) in weights.iter().enumerate() {
+            let expected = f64::from(*weight) / 100.0;
             assert!(
                 (share(n) / expected - 1.0).abs() < 0.02,
                 "n{n}: {}",
