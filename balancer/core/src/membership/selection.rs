@@ -58,9 +58,11 @@ pub(super) struct Selection {
     clock: Option<Instant>,
     /// What is being heard was there before this balancer asked: nobody knows how long, so nobody is new.
     pub(super) taking_stock: bool,
-    services: Vec<Service>,
+    service_by_idx: BTreeMap<ServiceIdx, Service>,
     releases: BTreeSet<(Instant, Key)>,
     comparisons: BTreeSet<(Instant, ServiceIdx)>,
+    /// Services whose first comparison waits for the time to be told.
+    unscheduled: Vec<ServiceIdx>,
     warming_since: BTreeMap<Key, Instant>,
     warm_at: Option<Instant>,
     outdated_tables: BTreeSet<ServiceIdx>,
@@ -90,11 +92,11 @@ pub(super) struct Counted {
 impl Membership {
     /// What the cores' pools of this service read.
     pub fn shared(&self, service: ServiceIdx) -> Arc<Shared> {
-        self.selection.services[service.0].shared.clone()
+        self.selection.service_by_idx[&service].shared.clone()
     }
 
     pub fn selected(&self, service: ServiceIdx) -> Selected {
-        let it = &self.selection.services[service.0];
+        let it = &self.selection.service_by_idx[&service];
         Selected {
             tally: it.tally,
             ejected: it.ejected,
@@ -113,16 +115,8 @@ impl Membership {
     }
 
     pub(super) fn tell_time(&mut self, now: Instant) {
-        let selection = &mut self.selection;
-        if selection.clock.is_none() {
-            for (at, service) in selection.services.iter().enumerate() {
-                if let Some(policy) = &service.rules.outlier {
-                    let first = (now + policy.interval, ServiceIdx(at));
-                    selection.comparisons.insert(first);
-                }
-            }
-        }
-        selection.clock = selection.clock.max(Some(now));
+        self.selection.clock = self.selection.clock.max(Some(now));
+        self.selection.schedule(now);
     }
 
     pub(super) fn wake_selection(&mut self, now: Instant) {
@@ -143,7 +137,7 @@ impl Membership {
 
     /// Whether everybody known gets work.
     pub(super) fn is_panicking(&self, service: ServiceIdx) -> bool {
-        self.selection.services[service.0].panicking
+        self.selection.service_by_idx[&service].panicking
     }
 
     /// Brings the service's counts in line with what is known of a member. Returns whether it changes what others get.
@@ -202,7 +196,7 @@ impl Membership {
 
     /// A load for an endpoint in this zone that nobody has counted for yet.
     pub(super) fn new_load(&self, service: ServiceIdx, zone: Option<&str>) -> Load {
-        let Service { rules, shared, .. } = &self.selection.services[service.0];
+        let Service { rules, shared, .. } = &self.selection.service_by_idx[&service];
         let here = self.selection.is_here(zone);
         match rules.is_keyed {
             true if here => Load::within(shared.local.clone()),
@@ -218,7 +212,7 @@ impl Membership {
         let due = self.selection.outdated_tables.iter().copied();
         let service = { due }.find(is_due)?;
         self.selection.outdated_tables.remove(&service);
-        self.selection.services[service.0].table_built_at = Some(now);
+        self.selection.service_mut(service).table_built_at = Some(now);
         let members = self.keys_of(service).map(|key| &self.member_by_key[key]);
         let known = members.filter_map(|it| Some(&it.counted.as_ref()?.endpoint));
         let table = Table::build(known.map(|it| (it.node.clone(), it.weight)));
@@ -229,7 +223,7 @@ impl Membership {
     }
 
     fn fails_too_often(&self, key: &Key) -> bool {
-        let policy = self.selection.services[key.0.0].rules.outlier.as_ref();
+        let policy = self.selection.service_by_idx[&key.0].rules.outlier.as_ref();
         let member = self.member_by_key.get(key);
         policy.zip(member).is_some_and(|(policy, member)| {
             let results = &member.endpoint.load.results;
@@ -238,7 +232,8 @@ impl Membership {
     }
 
     fn compare(&mut self, now: Instant, service: ServiceIdx) {
-        let Some(policy) = self.selection.services[service.0].rules.outlier.clone() else {
+        let watched = self.selection.service_by_idx.get(&service);
+        let Some(policy) = watched.and_then(|it| it.rules.outlier.clone()) else {
             return;
         };
         let next = (now + policy.interval, service);
@@ -261,7 +256,7 @@ impl Membership {
     }
 
     fn eject(&mut self, now: Instant, key: &Key, cause: Cause) {
-        let service = &mut self.selection.services[key.0.0];
+        let service = self.selection.service_mut(key.0);
         let Some((policy, member)) = service
             .rules
             .outlier
@@ -283,21 +278,43 @@ impl Membership {
 
 impl Selection {
     pub(super) fn new(zone: Option<String>, services: &[Watched]) -> Self {
-        let service = |it: &Watched| Service {
-            rules: it.picking.clone(),
-            ..Service::default()
-        };
-        Self {
+        let mut selection = Self {
             zone,
             clock: None,
             taking_stock: false,
-            services: services.iter().map(service).collect(),
+            service_by_idx: BTreeMap::new(),
             releases: BTreeSet::new(),
             comparisons: BTreeSet::new(),
+            unscheduled: Vec::new(),
             warming_since: BTreeMap::new(),
             warm_at: None,
             outdated_tables: BTreeSet::new(),
             resting: VecDeque::new(),
+        };
+        for (idx, service) in (0..).map(ServiceIdx).zip(services) {
+            selection.watch(idx, service.picking.clone());
+        }
+        selection
+    }
+
+    /// A service is chosen from by these rules from now on; what is known of its endpoints stays.
+    pub(super) fn watch(&mut self, service: ServiceIdx, rules: Picking) {
+        self.service_by_idx.entry(service).or_default().rules = rules;
+        self.comparisons.retain(|(_, it)| *it != service);
+        self.unscheduled.push(service);
+    }
+
+    fn service_mut(&mut self, service: ServiceIdx) -> &mut Service {
+        let service = self.service_by_idx.get_mut(&service);
+        service.expect("a service is watched while it has members")
+    }
+
+    fn schedule(&mut self, now: Instant) {
+        for service in std::mem::take(&mut self.unscheduled) {
+            let watched = self.service_by_idx.get(&service);
+            if let Some(policy) = watched.and_then(|it| it.rules.outlier.as_ref()) {
+                self.comparisons.insert((now + policy.interval, service));
+            }
         }
     }
 
@@ -311,7 +328,7 @@ impl Selection {
     }
 
     fn table_due(&self, service: ServiceIdx) -> Option<Instant> {
-        match self.services[service.0].table_built_at {
+        match self.service_by_idx[&service].table_built_at {
             Some(built_at) => Some(built_at + TABLE_PAUSE),
             None => self.clock,
         }
@@ -319,24 +336,24 @@ impl Selection {
 
     fn exchange(&mut self, service: ServiceIdx, before: Option<Counted>, after: Option<Counted>) {
         let weight = |it: &Option<Counted>| it.as_ref().map(|it| it.endpoint.weight);
-        let is_keyed = self.services[service.0].rules.is_keyed;
+        let is_keyed = self.service_by_idx[&service].rules.is_keyed;
         if is_keyed && weight(&before) != weight(&after) {
             self.outdated_tables.insert(service);
         }
         if let Some(it) = before {
             let here = self.is_here(it.zone());
-            self.services[service.0].take(&it, here);
+            self.service_mut(service).take(&it, here);
         }
         if let Some(it) = after {
             let here = self.is_here(it.zone());
-            self.services[service.0].add(&it, here);
+            self.service_mut(service).add(&it, here);
         }
     }
 
     /// Returns whether panic began or ended.
     fn decide(&mut self, service: ServiceIdx) -> bool {
         let has_zone = self.zone.is_some();
-        let service = &mut self.services[service.0];
+        let service = self.service_mut(service);
         if has_zone {
             let share = service.capacity.local_share();
             service.shared.local_share.set(share);
@@ -346,7 +363,7 @@ impl Selection {
     }
 
     fn begin_warming(&mut self, key: &Key, load: &Load) {
-        let rule = self.services[key.0.0].rules.slow_start.as_ref();
+        let rule = self.service_by_idx[&key.0].rules.slow_start.as_ref();
         match rule.zip(self.clock) {
             Some((rule, now)) if !self.taking_stock => {
                 load.warm_to(rule.share(Duration::ZERO));
@@ -366,9 +383,9 @@ impl Selection {
             return;
         }
         self.warm_at = None;
-        let (services, warm_at) = (&self.services, &mut self.warm_at);
+        let (services, warm_at) = (&self.service_by_idx, &mut self.warm_at);
         self.warming_since.retain(|key, since| {
-            let rule = services[key.0.0].rules.slow_start.as_ref();
+            let rule = services[&key.0].rules.slow_start.as_ref();
             let (Some(rule), Some(member)) = (rule, member_by_key.get(key)) else {
                 return false;
             };
