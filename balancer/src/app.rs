@@ -1,9 +1,11 @@
 //! Builds a balancer whole from its configuration, starts it, has it take over from another, and ends it.
 
 mod plan;
+mod service;
 
 pub use crate::observe::LogReopener;
-pub(crate) use plan::{incarnation, watched};
+pub(crate) use plan::incarnation;
+pub(crate) use service::{sticky, watched};
 
 use std::{
     io,
@@ -16,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use balancer_core::table::{HostPatternError, PathPrefixError, TableError};
+use balancer_core::{
+    sticky::SecretError,
+    table::{HostPatternError, PathPrefixError, TableError},
+};
 use metrics_exporter_prometheus::BuildError;
 use registry::Registry;
 use thiserror::Error;
@@ -72,6 +77,18 @@ pub enum StartError {
     },
     #[error("service `{0}` is found through the registry, but there is no [registry]")]
     NoRegistry(String),
+    #[error("service `{service}`: reading the secrets of its cookie from {path}: {cause}")]
+    SecretFile {
+        service: String,
+        path: String,
+        cause: io::Error,
+    },
+    #[error("service `{service}`: {path}: {cause}")]
+    Secret {
+        service: String,
+        path: String,
+        cause: SecretError,
+    },
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] BuildError),
     #[error("starting a thread: {0}")]

@@ -20,6 +20,8 @@ mod admin;
 mod check;
 mod explain;
 mod fixed;
+mod outlier;
+mod picking;
 mod raw;
 mod shown;
 mod takeover;
@@ -29,6 +31,8 @@ mod value;
 pub use admin::{Admin, AdminSocket, SocketMode};
 pub(crate) use check::host_name;
 pub use explain::ExplainConfig;
+pub use outlier::Outlier;
+pub use picking::{Pick, PickPolicy, SameSiteWord, SlowStart, Sticky};
 pub use takeover::Takeover;
 pub use tracing::{Endpoint, Parent, Protocol, TracingConfig};
 
@@ -38,6 +42,8 @@ pub use tracing::{Endpoint, Parent, Protocol, TracingConfig};
 pub struct Config {
     /// Tells this balancer from the others in the registry. Default: the host name.
     pub id: String,
+    /// Where this balancer is, in the words of the nodes' records. Default: nowhere, all nodes are alike.
+    pub zone: Option<String>,
     /// How many threads carry traffic, never 0. Default: one per core.
     pub workers: usize,
     /// How long work under way may take to end after the balancer was told to stop. Default: 30 s.
@@ -201,6 +207,10 @@ pub struct Service {
     /// How many retries each request pays for: 0.2 lets one request in five be tried again. Default: 0.2.
     pub retry_ratio: f64,
     pub probe: Probe,
+    pub pick: Pick,
+    pub outlier: Outlier,
+    pub slow_start: Option<SlowStart>,
+    pub sticky: Option<Sticky>,
 }
 
 /// Where the endpoints of a service come from.

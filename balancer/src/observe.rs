@@ -1,11 +1,13 @@
 //! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
 
 mod access;
+mod picking;
 mod spans;
 mod story;
 
 pub use access::LogReopener;
 pub(crate) use access::{AccessLog, AccessSink};
+pub(crate) use picking::PickMetrics;
 pub(crate) use spans::SpanMetrics;
 
 use std::{
@@ -302,6 +304,7 @@ pub(crate) struct ServiceMetrics {
     pub(crate) dial_failures: Counter,
     pub(crate) endpoints_offered: Gauge,
     pub(crate) endpoints_known: Gauge,
+    pub(crate) picking: PickMetrics,
     by_class: Arc<[Counter]>,
     ended: Arc<[Counter]>,
     duration: Histogram,
@@ -322,6 +325,7 @@ impl ServiceMetrics {
             dial_failures: counter!("colonnade_balancer_node_connection_failures_total", "service" => name()),
             endpoints_offered: gauge!("colonnade_balancer_endpoints", "service" => name(), "state" => "offered"),
             endpoints_known: gauge!("colonnade_balancer_endpoints", "service" => name(), "state" => "known"),
+            picking: PickMetrics::new(service),
             by_class: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(class).into(),
             ended: Ended::ALL.map(ended).into(),
             duration: histogram!("colonnade_balancer_request_duration_seconds", "service" => name()),
@@ -378,6 +382,7 @@ impl Metrics {
             .build_recorder();
         let view = metrics::with_local_recorder(&recorder, || {
             describe();
+            picking::describe();
             ViewMetrics::new()
         });
         Ok(Self { recorder, view })
@@ -486,7 +491,7 @@ fn describe() {
     );
     describe_gauge!(
         "colonnade_balancer_endpoints",
-        "Endpoints known, and those offered new work."
+        "Endpoints known, those offered new work, and those ejected."
     );
     describe_gauge!(
         "colonnade_balancer_registry_connected",

@@ -15,12 +15,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 use balancer_core::{membership::ServiceIdx, retry::Budget, table::RouteTable};
-use fastrand::Rng;
 use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    accept::Listener, config, lifeline::Lifelines, observe::ServiceMetrics, pick::Service,
+    accept::Listener,
+    config,
+    lifeline::Lifelines,
+    observe::ServiceMetrics,
+    pick::{Picker, Service},
     worker::Worker,
 };
 
@@ -57,6 +60,7 @@ pub(crate) struct ServiceParts {
     pub(crate) policy: config::Service,
     pub(crate) metrics: ServiceMetrics,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) picker: Picker,
 }
 
 /// A door about to be opened, with the sockets of each core; each core takes its own.
@@ -98,9 +102,9 @@ impl Scene {
     pub(crate) fn next(&self, change: &SceneChange, worker: &Worker) -> Self {
         let service = |parts: &Arc<ServiceParts>| {
             let service = match self.service(parts.idx.0) {
-                Some(old) if old.policy == parts.policy => old.clone(),
-                Some(old) => Arc::new(old.renewed(parts.policy.clone(), parts.budget.clone())),
-                None => Arc::new(parts.begin(worker)),
+                Some(old) if old.goes_by(parts) => old.clone(),
+                Some(old) => Arc::new(old.renewed(parts)),
+                None => Arc::new(Service::new(parts, worker)),
             };
             (parts.idx.0, service)
         };
@@ -118,19 +122,6 @@ impl Default for Scene {
             routes: Arc::new(routes),
             service_by_idx: FxHashMap::default(),
         }
-    }
-}
-
-impl ServiceParts {
-    fn begin(&self, worker: &Worker) -> Service {
-        Service::new(
-            self.idx.0,
-            self.policy.clone(),
-            self.metrics.clone(),
-            self.budget.clone(),
-            worker.epoch,
-            Rng::new(),
-        )
     }
 }
 

@@ -42,7 +42,7 @@ use crate::{
     observe::ViewMetrics,
     probe, resolve,
     scene::Opening,
-    worker::{Applied, Batch, Change, Suspicion},
+    worker::{Applied, Batch, Change, Suspicion, Symptom},
     world::World,
 };
 
@@ -312,13 +312,7 @@ impl View {
                 endpoint,
                 ok,
             } => self.handle_probed(now, service, &endpoint, ok),
-            Event::Suspected(suspicion) => {
-                self.start.metrics.suspicions.increment(1);
-                tracing::info!(node = %suspicion.node, "a core could not reach a node");
-                self.start
-                    .membership
-                    .handle_suspicion(now, suspicion.service, &suspicion.node);
-            }
+            Event::Suspected(suspicion) => self.handle_suspicion(now, suspicion),
             Event::Resolved { service, addresses } => self
                 .start
                 .membership
@@ -329,6 +323,26 @@ impl View {
             Event::Announced => self.announced = true,
             Event::Due => self.start.membership.handle_timeout(now),
             Event::Tick => self.tick(),
+        }
+    }
+
+    fn handle_suspicion(&mut self, now: Instant, suspicion: Suspicion) {
+        let Suspicion {
+            service,
+            node,
+            symptom,
+        } = suspicion;
+        let membership = &mut self.start.membership;
+        match symptom {
+            Symptom::Unreachable => {
+                self.start.metrics.suspicions.increment(1);
+                tracing::info!(%node, "a core could not reach a node");
+                membership.handle_suspicion(now, service, &node);
+            }
+            Symptom::Failing => {
+                tracing::info!(%node, "a node's answers are failures");
+                membership.handle_failing(now, service, &node);
+            }
         }
     }
 
@@ -410,6 +424,9 @@ impl View {
                 Command::Withdraw { service, node } => {
                     tracing::info!(%node, "offering a node no new work");
                     changes.push(Change::Withdraw { service, node });
+                }
+                Command::Table { service, table } => {
+                    changes.push(Change::Table { service, table });
                 }
                 Command::Trust { service } => changes.push(Change::Trust { service }),
                 Command::Probe { service, endpoint } => self.begin_probe(service, endpoint),
@@ -553,6 +570,8 @@ impl View {
             let (known, offered) = self.start.membership.count(service.idx);
             service.metrics.endpoints_known.set(known as f64);
             service.metrics.endpoints_offered.set(offered as f64);
+            let selected = self.start.membership.selected(service.idx);
+            service.metrics.picking.show(&selected);
         }
     }
 

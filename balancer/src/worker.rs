@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use balancer_core::{endpoint::Endpoint, membership::ServiceIdx, name::NodeId};
+use balancer_core::{endpoint::Endpoint, membership::ServiceIdx, name::NodeId, picker::maglev};
 use fastrand::Rng;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -52,6 +52,11 @@ pub(crate) enum Change {
     Trust {
         service: ServiceIdx,
     },
+    /// Who gets which keys.
+    Table {
+        service: ServiceIdx,
+        table: Arc<maglev::Table>,
+    },
     /// Everything that the configuration decides, at once.
     Scene(Arc<SceneChange>),
     Open(Arc<Opening>),
@@ -81,11 +86,20 @@ impl Applied {
     }
 }
 
-/// A core could not reach an endpoint.
+/// A core sees something wrong with an endpoint.
 #[derive(Debug)]
 pub(crate) struct Suspicion {
     pub(crate) service: ServiceIdx,
     pub(crate) node: NodeId,
+    pub(crate) symptom: Symptom,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Symptom {
+    /// It could not be reached, or broke off.
+    Unreachable,
+    /// It answers, but too many of its answers in a row are failures.
+    Failing,
 }
 
 #[derive(Debug)]
@@ -134,10 +148,12 @@ impl Worker {
 
     /// Tells the others that `service`'s endpoint could not be reached; only the first to notice does.
     pub(crate) fn suspect(&self, service: &Service, endpoint: &Endpoint) {
+        service.unreached(endpoint);
         if endpoint.suspect() {
             let suspicion = Suspicion {
                 service: ServiceIdx(service.idx),
                 node: endpoint.node.clone(),
+                symptom: Symptom::Unreachable,
             };
             // A full queue means that plenty is being looked into; the endpoint stays suspected and is reported again.
             if self.suspicions.try_send(suspicion).is_err() {
@@ -207,6 +223,9 @@ fn apply(worker: &Arc<Worker>, change: &Change) {
         }
         Change::Trust { service } => {
             of(service).inspect(|it| it.announce_arrival());
+        }
+        Change::Table { service, table } => {
+            of(service).inspect(|it| it.set_table(table.clone()));
         }
         Change::Scene(change) => enter(worker, change),
         Change::Open(opening) => open(worker, opening),

@@ -20,10 +20,11 @@ use balancer_core::{
 
 use crate::{
     accept::Listener,
-    app::StartError,
+    app::{self, StartError},
     config::{self, Config, Discover},
     net,
     observe::Metrics,
+    pick::Picker,
     scene::{DoorState, Opening, SceneChange, ServiceParts, Target},
     takeover::Inherited,
 };
@@ -148,7 +149,7 @@ impl World {
         inherited: &mut Inherited,
     ) -> Result<Prepared, StartError> {
         let mut made = self.made.clone();
-        let services = made.follow_services(&next, &self.metrics);
+        let services = made.follow_services(&next, &self.metrics)?;
         let placed = Placed::new(next, &services);
         let doors = made.follow_doors(&placed);
         let openings = made.make_doors(&placed, &doors, &self.metrics, inherited)?;
@@ -226,11 +227,32 @@ impl World {
     }
 }
 
+impl Prepared {
+    /// Whether it is nothing else than what `config` has come to already.
+    pub(crate) fn is_as(&self, config: &Config) -> bool {
+        *self.config == *config && self.services.is_empty()
+    }
+}
+
 impl Made {
-    fn follow_services(&mut self, next: &Config, metrics: &Metrics) -> Difference {
+    fn follow_services(
+        &mut self,
+        next: &Config,
+        metrics: &Metrics,
+    ) -> Result<Difference, StartError> {
         let named = next.services.iter().map(|it| (it.name.clone(), it.clone()));
-        let difference = self.services.follow(named, has_same_source);
-        for ((place, fate), policy) in difference.fates.iter().zip(&next.services) {
+        let mut difference = self.services.follow(named, has_same_source);
+        for ((place, fate), policy) in difference.fates.iter_mut().zip(&next.services) {
+            let old = self.parts_by_place.get(place);
+            let picker = Picker {
+                zone: next.zone.clone(),
+                shared: old.map_or_else(Arc::default, |it| it.picker.shared.clone()),
+                sticky: app::sticky(policy)?,
+            };
+            if old.is_some_and(|it| it.picker.sticky != picker.sticky) {
+                // The secrets stand in a file of their own.
+                *fate = Fate::Changed;
+            }
             if *fate != Fate::Kept {
                 let budget = self.budget(*place, policy);
                 let parts = ServiceParts {
@@ -238,6 +260,7 @@ impl Made {
                     policy: policy.clone(),
                     metrics: metrics.service(policy.name.as_str()),
                     budget,
+                    picker,
                 };
                 self.parts_by_place.insert(*place, Arc::new(parts));
             }
@@ -245,7 +268,7 @@ impl Made {
         for place in &difference.removed {
             self.parts_by_place.remove(place);
         }
-        difference
+        Ok(difference)
     }
 
     /// What was saved up stays with the service for as long as the rule is the same.

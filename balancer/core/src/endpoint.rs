@@ -100,3 +100,16 @@ impl Endpoint {
         self.zone == other.zone && self.weight == other.weight
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An endpoint called `n` and a number, of which nothing is known.
+    pub(crate) fn endpoint(n: usize, weight: u32) -> Arc<Endpoint> {
+        let address = ([127, 0, 0, 1], 1000 + n as u16).into();
+        let load = Arc::new(Load::default());
+        let node = format!("n{n}").into();
+        Arc::new(Endpoint::new(node, 0, address, None, weight, load))
+    }
+}

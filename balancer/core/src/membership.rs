@@ -22,7 +22,13 @@ use crate::{
     load::{Load, Nanos},
     name::{NodeId, ServiceName},
     overrides::{Override, OverrideError, Overrides},
+    picker::maglev,
 };
+
+mod selection;
+
+use selection::{Counted, Selection};
+pub use selection::{Picking, Selected};
 
 /// Names a service for as long as it is configured: its place in the list given to [`Membership::new`], or the one given to
 /// [`Membership::handle_service`]. It is never used again for another service.
@@ -35,6 +41,7 @@ pub struct Watched {
     pub name: ServiceName,
     pub source: Source,
     pub probing: Policy,
+    pub picking: Picking,
 }
 
 /// Where a service's endpoints come from.
@@ -45,10 +52,12 @@ pub enum Source {
     Addresses,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Rules {
     /// How long a node that vanished from the registry is kept while nothing proves it dead.
     pub lost_for_max: Duration,
+    /// Where this balancer is.
+    pub zone: Option<String>,
 }
 
 /// What a registry knows of a node, in the core's own words.
@@ -74,6 +83,11 @@ pub enum Command {
     Withdraw { service: ServiceIdx, node: NodeId },
     /// An endpoint that was suspected is trusted again; who waits for one may look.
     Trust { service: ServiceIdx },
+    /// Who gets which keys, for a service that is picked from by key.
+    Table {
+        service: ServiceIdx,
+        table: Arc<maglev::Table>,
+    },
     /// Find out whether the endpoint answers and report with [`Membership::handle_probe`].
     Probe {
         service: ServiceIdx,
@@ -94,6 +108,7 @@ pub struct Standing {
     pub health: &'static str,
     pub offered: bool,
     pub suspected: bool,
+    pub ejected: bool,
     pub in_flight: u32,
     /// Requests begun, modulo 2³²: two readings tell a rate.
     pub begun: u32,
@@ -120,6 +135,9 @@ pub struct Membership {
     load_by_key: HashMap<Key, Weak<Load>>,
     overrides: Overrides,
     in_touch: bool,
+    /// The registry, or this balancer's memory of it, has said once who is there.
+    has_stock: bool,
+    selection: Selection,
     rng: Rng,
     commands: VecDeque<Command>,
 }
@@ -136,6 +154,7 @@ struct Member {
     offered: bool,
     /// What the cores hold is not this endpoint object.
     outdated: bool,
+    counted: Option<Counted>,
     wake_up: Instant,
 }
 
@@ -158,6 +177,7 @@ impl Membership {
             .map(|(idx, service)| (service.name.clone(), idx))
             .collect();
         Self {
+            selection: Selection::new(rules.zone.clone(), &services),
             rules,
             service_by_idx: (0..).map(ServiceIdx).zip(services).collect(),
             facts_by_id: BTreeMap::new(),
@@ -169,6 +189,7 @@ impl Membership {
             load_by_key: HashMap::new(),
             overrides: Overrides::default(),
             in_touch: false,
+            has_stock: false,
             rng,
             commands: VecDeque::new(),
         }
@@ -178,20 +199,20 @@ impl Membership {
         self.rules = rules;
     }
 
-    /// A service is watched from now on, or is to be probed in another way. Where its endpoints come from never changes: a
-    /// service with another source is another one.
+    /// A service is watched from now on, or is to be probed or picked from in another way. Where its endpoints come from never
+    /// changes: a service with another source is another one.
     pub fn handle_service(&mut self, now: Instant, service: ServiceIdx, watched: Watched) {
+        self.tell_time(now);
         self.idx_by_name.insert(watched.name.clone(), service);
         let (probing, source) = (watched.probing.clone(), watched.source);
+        let picking = watched.picking.clone();
         let known = self.service_by_idx.insert(service, watched);
+        self.repick(service, picking);
         if known.is_some() {
             debug_assert_eq!(known.map(|it| it.source), Some(source));
             self.reprobe(now, service, &probing);
         } else if source == Source::Registry {
-            let nodes: Vec<_> = self.facts_by_id.values().cloned().collect();
-            for node in &nodes {
-                self.take_in_for(now, service, node);
-            }
+            self.take_in_known(now, service);
         }
     }
 
@@ -204,10 +225,12 @@ impl Membership {
         // Another service may have got the name since.
         self.idx_by_name.retain(|_, idx| *idx != service);
         self.service_by_idx.remove(&service);
+        self.selection.forget(service);
     }
 
     /// The registry's whole list: whoever is not on it has vanished.
     pub fn handle_list(&mut self, now: Instant, nodes: Vec<NodeFacts>) {
+        self.tell_time(now);
         self.in_touch = true;
         self.facts_by_id.clear();
         let listed: BTreeSet<NodeId> = nodes.iter().map(|n| n.id.as_str().into()).collect();
@@ -217,20 +240,24 @@ impl Membership {
             .filter(|(service, node)| self.is_from_registry(*service) && !listed.contains(node))
             .map(|(_, node)| node.clone())
             .collect();
+        self.selection.taking_stock = !std::mem::replace(&mut self.has_stock, true);
         for node in nodes {
             self.take_in(now, node);
         }
+        self.selection.taking_stock = false;
         for node in vanished {
             self.lose(now, &node);
         }
     }
 
     pub fn handle_put(&mut self, now: Instant, node: NodeFacts) {
+        self.tell_time(now);
         self.in_touch = true;
         self.take_in(now, node);
     }
 
     pub fn handle_delete(&mut self, now: Instant, node: &NodeId) {
+        self.tell_time(now);
         self.in_touch = true;
         self.facts_by_id.remove(node.as_str());
         self.lose(now, node);
@@ -243,11 +270,15 @@ impl Membership {
 
     /// What was known before this process started, from its own memory of it.
     pub fn handle_recall(&mut self, now: Instant, nodes: Vec<NodeFacts>) {
+        self.tell_time(now);
+        self.has_stock |= !nodes.is_empty();
+        self.selection.taking_stock = true;
         for node in nodes {
             let id = NodeId::from(node.id.as_str());
             self.take_in(now, node);
             self.lose(now, &id);
         }
+        self.selection.taking_stock = false;
     }
 
     /// The addresses of a fixed or DNS service. An empty answer is taken for a fault of the name server, not for an exodus.
@@ -257,6 +288,7 @@ impl Membership {
         service: ServiceIdx,
         addresses: &[SocketAddr],
     ) {
+        self.tell_time(now);
         if addresses.is_empty() || !self.service_by_idx.contains_key(&service) {
             return;
         }
@@ -269,15 +301,19 @@ impl Membership {
         for key in gone {
             self.forget(&key);
         }
+        let is_first_answer = self.keys_of(service).next().is_none();
+        self.selection.taking_stock = is_first_answer;
         for address in addresses {
-            let load = self.load_of(&(service, address_id(address)));
+            let load = self.load_of(&(service, address_id(address)), None);
             let endpoint = Endpoint::new(address_id(address), 0, *address, None, WEIGHT, load);
             self.upsert(now, service, endpoint, Presence::Announced);
         }
+        self.selection.taking_stock = false;
     }
 
     /// What a probe of this life of the endpoint found.
     pub fn handle_probe(&mut self, now: Instant, service: ServiceIdx, probed: &Endpoint, ok: bool) {
+        self.tell_time(now);
         let key = (service, probed.node.clone());
         let in_touch = self.in_touch;
         let Some(member) = self.member_by_key.get_mut(&key) else {
@@ -286,12 +322,18 @@ impl Membership {
         if !member.endpoint.is_same_life(probed) {
             return;
         }
+        let was_ill = member.health.state() == State::Unhealthy;
         member.health.on_probe(now, ok, &mut self.rng);
+        let is_back = was_ill && member.health.state() == State::Healthy;
         if !member.health.is_suspected() && ok && member.endpoint.is_suspected() {
             member.endpoint.trust();
             self.commands.push_back(Command::Trust { service });
         }
         let believed_gone = matches!(member.presence, Presence::Lost { .. }) && !ok && in_touch;
+        if is_back {
+            // Whatever it was ejected for, it has most likely been restarted since.
+            self.release(&key);
+        }
         if believed_gone {
             self.forget(&key);
         } else {
@@ -301,6 +343,7 @@ impl Membership {
 
     /// A core could not reach the endpoint, or lost a connection to it in an unfriendly way.
     pub fn handle_suspicion(&mut self, now: Instant, service: ServiceIdx, node: &NodeId) {
+        self.tell_time(now);
         let key = (service, node.clone());
         if let Some(member) = self.member_by_key.get_mut(&key) {
             member.health.on_suspect(now);
@@ -339,20 +382,26 @@ impl Membership {
 
     /// When [`Membership::handle_timeout`] wants to be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wake_ups.first().map(|(at, _)| *at)
+        let probe = self.wake_ups.first().map(|(at, _)| *at);
+        [probe, self.selection.next_wake_up()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.tell_time(now);
         while let Some((at, key)) = self.wake_ups.first().cloned() {
             if at > now {
                 break;
             }
             self.wake(now, &key);
         }
+        self.wake_selection(now);
     }
 
     pub fn next_command(&mut self) -> Option<Command> {
-        self.commands.pop_front()
+        self.commands.pop_front().or_else(|| self.next_table())
     }
 
     fn service_idx(&self, name: &str) -> Option<ServiceIdx> {
@@ -438,10 +487,20 @@ impl Membership {
         } else {
             Presence::Announced
         };
-        let load = self.load_of(&key);
+        let load = self.load_of(&key, node.zone.as_deref());
         let (zone, weight) = (node.zone.clone(), node.weight);
         let endpoint = Endpoint::new(id, node.incarnation, address, zone, weight, load);
         self.upsert(now, service, endpoint, presence);
+    }
+
+    /// The nodes that serve a service which is configured only now: they are not new, nobody has asked for them before.
+    fn take_in_known(&mut self, now: Instant, service: ServiceIdx) {
+        let nodes: Vec<_> = self.facts_by_id.values().cloned().collect();
+        self.selection.taking_stock = true;
+        for node in &nodes {
+            self.take_in_for(now, service, node);
+        }
+        self.selection.taking_stock = false;
     }
 
     fn reprobe(&mut self, now: Instant, service: ServiceIdx, probing: &Policy) {
@@ -514,6 +573,7 @@ impl Membership {
             &mut self.rng,
         );
         let wake_up = health.next_wake_up();
+        self.begin_anew(now, key, &endpoint.load);
         let old = self.member_by_key.remove(key);
         if let Some(old) = &old {
             self.wake_ups.remove(&(old.wake_up, key.clone()));
@@ -532,6 +592,7 @@ impl Membership {
             // Cores replace an endpoint by node id, so an offer of the new life ends the old one without a gap.
             offered: old.is_some_and(|old| old.offered),
             outdated: true,
+            counted: None,
             wake_up,
         };
         self.wake_ups.insert((wake_up, key.clone()));
@@ -597,7 +658,7 @@ impl Membership {
         self.settle(key);
     }
 
-    /// Brings what the cores hold in line with what is known, and re-arms the member's wake-up.
+    /// Takes in what has changed about a member, and re-arms its wake-up.
     fn settle(&mut self, key: &Key) {
         let Some(member) = self.member_by_key.get_mut(key) else {
             return;
@@ -608,7 +669,28 @@ impl Membership {
             self.wake_ups.insert((wake_up, key.clone()));
             member.wake_up = wake_up;
         }
-        let deserving = member.deserves_work();
+        if self.recount(key) {
+            self.bring_all_in_line(key.0);
+        } else {
+            self.bring_in_line(key);
+        }
+        self.check_invariants();
+    }
+
+    fn bring_all_in_line(&mut self, service: ServiceIdx) {
+        let keys: Vec<_> = self.keys_of(service).cloned().collect();
+        keys.iter().for_each(|key| self.bring_in_line(key));
+    }
+
+    /// Brings what the cores hold in line with what is known.
+    fn bring_in_line(&mut self, key: &Key) {
+        let panicking = self.is_panicking(key.0);
+        let Some(member) = self.member_by_key.get_mut(key) else {
+            return;
+        };
+        let is_ejected = member.is_ejected();
+        member.endpoint.load.set_ejected(is_ejected && !panicking);
+        let deserving = member.deserves_work(panicking);
         if deserving && (!member.offered || member.outdated) {
             let endpoint = member.endpoint.clone();
             self.commands.push_back(Command::Offer {
@@ -623,11 +705,10 @@ impl Membership {
             });
         }
         member.offered = deserving;
-        self.check_invariants();
     }
 
     fn forget(&mut self, key: &Key) {
-        let Some(member) = self.member_by_key.remove(key) else {
+        let Some(mut member) = self.member_by_key.remove(key) else {
             return;
         };
         self.wake_ups.remove(&(member.wake_up, key.clone()));
@@ -647,22 +728,23 @@ impl Membership {
                 self.services_by_node.remove(&key.1);
             }
         }
-        drop(member);
-        if self
-            .load_by_key
-            .get(key)
-            .is_some_and(|load| load.strong_count() == 0)
-        {
-            self.load_by_key.remove(key);
+        if self.count_out(key, &mut member) {
+            self.bring_all_in_line(key.0);
         }
         self.check_invariants();
     }
 
     /// The counts of this node, if anything still holds them, else new ones.
-    fn load_of(&mut self, key: &Key) -> Arc<Load> {
-        if let Some(load) = self.load_by_key.get(key).and_then(Weak::upgrade) {
-            return load;
+    fn load_of(&mut self, key: &Key, zone: Option<&str>) -> Arc<Load> {
+        let known = self.load_by_key.get(key).and_then(Weak::upgrade);
+        let load = known.unwrap_or_else(|| self.new_load(key));
+        if let Some(crowd) = self.crowd_of(key.0, zone) {
+            load.join(crowd);
         }
+        load
+    }
+
+    fn new_load(&mut self, key: &Key) -> Arc<Load> {
         self.drop_dead_loads();
         let load = Arc::new(Load::default());
         self.load_by_key.insert(key.clone(), Arc::downgrade(&load));
@@ -702,11 +784,13 @@ impl Membership {
 }
 
 impl Member {
-    fn deserves_work(&self) -> bool {
-        self.presence != Presence::Leaving
-            && !self.order.drained
-            && self.endpoint.weight > 0
-            && self.health.state() != State::Unhealthy
+    /// Whether it wants work, as far as it was asked or ordered.
+    fn may_work(&self) -> bool {
+        self.presence != Presence::Leaving && !self.order.drained && self.endpoint.weight > 0
+    }
+
+    fn deserves_work(&self, panicking: bool) -> bool {
+        self.may_work() && (panicking || self.health.state() != State::Unhealthy)
     }
 
     /// The same life with other words about it: cores keep their connections.
@@ -732,6 +816,7 @@ impl Member {
             health: self.health.state().word(),
             offered: self.offered,
             suspected: endpoint.is_suspected(),
+            ejected: self.is_ejected(),
             in_flight: endpoint.load.in_flight(),
             begun: endpoint.load.begun(),
             latency_us: latency.map(|it| it.as_micros() as u64),
@@ -1095,6 +1180,7 @@ mod tests {
 
     const RULES: Rules = Rules {
         lost_for_max: Duration::from_secs(60),
+        zone: None,
     };
 
     const DRAINED: Override = Override {
@@ -1121,6 +1207,7 @@ mod tests {
                 name: name.into(),
                 source,
                 probing: probing.clone(),
+                picking: Picking::default(),
             };
             let services = vec![
                 watched("web", Source::Registry),
@@ -1144,6 +1231,7 @@ mod tests {
                 name: name.into(),
                 source,
                 probing,
+                picking: Picking::default(),
             };
             self.membership.handle_service(self.now, service, watched);
         }
@@ -1188,7 +1276,7 @@ mod tests {
                     }
                     Command::Withdraw { node, .. } => said.push(format!("withdraw {node}")),
                     Command::Trust { .. } => said.push("trust".to_owned()),
-                    Command::Probe { .. } => {}
+                    Command::Probe { .. } | Command::Table { .. } => {}
                 }
             }
             assert_eq!(said, expected);

@@ -12,19 +12,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use balancer_core::{
-    health,
-    membership::{Membership, Rules, Source, Watched},
-};
+use balancer_core::membership::{Membership, Rules};
 use fastrand::Rng;
 use registry::Registry;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Balancer, Beginning, StartError};
+use super::{Balancer, Beginning, StartError, service::watched};
 use crate::{
     admin::{self, Admin, AdminSocket, Doors, Pulse, Token},
-    config::{self, Config, Discover, ProbeKind},
+    config::{self, Config},
     explain::Book,
     net,
     observe::{AccessLog, AccessSink, Metrics, SpanMetrics},
@@ -428,32 +425,17 @@ fn spawn(
 }
 
 fn membership(world: &World) -> Membership {
+    let config = world.config();
     let rules = Rules {
-        lost_for_max: world.config().membership.lost_for_max,
+        lost_for_max: config.membership.lost_for_max,
+        zone: config.zone.clone(),
     };
     let mut membership = Membership::new(rules, Vec::new(), Rng::new());
     let now = Instant::now();
     for service in world.services() {
-        membership.handle_service(now, service.idx, watched(&service.policy));
+        membership.handle_service(now, service.idx, watched(service));
     }
     membership
-}
-
-/// A service as the membership sees it.
-pub(crate) fn watched(service: &config::Service) -> Watched {
-    Watched {
-        name: service.name.clone(),
-        source: match service.discover {
-            Discover::Registry => Source::Registry,
-            Discover::Static(_) | Discover::Dns(_) => Source::Addresses,
-        },
-        probing: health::Policy {
-            regular: service.probe.kind != ProbeKind::Off,
-            interval: service.probe.interval,
-            healthy_after: service.probe.healthy_after,
-            unhealthy_after: service.probe.unhealthy_after,
-        },
-    }
 }
 
 /// Which life of this balancer it is: the time of its start, in microseconds, tells two of them apart and in order.

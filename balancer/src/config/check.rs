@@ -26,6 +26,7 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
     raw.admin.check(&top.table("admin"))?;
     let config = Config {
         id: id(&top, raw.id)?,
+        zone: zone(&top, raw.zone)?,
         workers: workers(raw.workers),
         drain_deadline: raw.drain_deadline,
         watch_config: raw.watch_config,
@@ -64,6 +65,13 @@ fn id(top: &Keys<'_>, id: Option<String>) -> Result<String, Error> {
     let id = id.unwrap_or_else(host_name);
     value::check_id(&id).map_err(|message| top.refuse("id", message))?;
     Ok(id)
+}
+
+fn zone(top: &Keys<'_>, zone: Option<String>) -> Result<Option<String>, Error> {
+    if let Some(zone) = &zone {
+        value::check_id(zone).map_err(|message| top.refuse("zone", message))?;
+    }
+    Ok(zone)
 }
 
 pub(crate) fn host_name() -> String {

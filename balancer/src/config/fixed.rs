@@ -9,6 +9,7 @@ impl Config {
     pub(crate) fn fixed_differences(&self, next: &Self) -> Vec<&'static str> {
         let Self {
             id,
+            zone,
             workers,
             drain_deadline: _,
             watch_config: _,
@@ -30,6 +31,7 @@ impl Config {
         let Log { level, access } = log;
         [
             ("id", *id != next.id),
+            ("zone", *zone != next.zone),
             ("workers", *workers != next.workers),
             ("takeover", *takeover != next.takeover),
             ("admin", *admin != next.admin),

@@ -8,8 +8,8 @@ use std::{net::SocketAddr, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol,
-    takeover, tracing, value,
+    Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, Outlier, Pick, ProxyProtocol,
+    SlowStart, UpstreamProtocol, picking::RawSticky, takeover, tracing, value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -18,6 +18,9 @@ pub(super) struct Config {
     /// Tells this balancer from the others in the registry: up to 253 letters, digits, `.`, `_` and `-`.
     /// Default: the host name.
     pub(super) id: Option<String>,
+    /// Where this balancer is, in the words of the nodes' records: up to 253 letters, digits, `.`, `_` and `-`. Nodes of this
+    /// zone are preferred. Default: none, all nodes are alike.
+    pub(super) zone: Option<String>,
     /// How many threads carry traffic, up to 1,024. Default: 0, one per core.
     #[serde(deserialize_with = "value::count::<0, 1024, _, _>")]
     pub(super) workers: usize,
@@ -166,6 +169,14 @@ pub(super) struct Service {
     pub(super) retry_ratio: f64,
     /// How the balancer sees for itself whether an endpoint lives.
     pub(super) probe: Probe,
+    /// How its endpoints are chosen among.
+    pub(super) pick: Pick,
+    /// When an endpoint whose answers are bad is left alone for a while.
+    pub(super) outlier: Outlier,
+    /// How slowly new endpoints begin. Default: none, they get their share at once.
+    pub(super) slow_start: Option<SlowStart>,
+    /// The cookie that brings a client back to its endpoint. Default: none.
+    pub(super) sticky: Option<RawSticky>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -212,6 +223,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             id: None,
+            zone: None,
             workers: 0,
             drain_deadline: Duration::from_secs(30),
             watch_config: true,
@@ -273,6 +285,10 @@ impl Default for Service {
             max_tries: 3,
             retry_ratio: 0.2,
             probe: Probe::default(),
+            pick: Pick::default(),
+            outlier: Outlier::default(),
+            slow_start: None,
+            sticky: None,
         }
     }
 }

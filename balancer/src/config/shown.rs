@@ -26,6 +26,7 @@ impl Serialize for Config {
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a str,
+    zone: Option<&'a str>,
     workers: usize,
     #[serde(serialize_with = "humantime_serde::serialize")]
     drain_deadline: Duration,
@@ -61,6 +62,7 @@ impl<'a> Shown<'a> {
     fn of(config: &'a Config) -> Self {
         Self {
             id: &config.id,
+            zone: config.zone.as_deref(),
             workers: config.workers,
             drain_deadline: config.drain_deadline,
             watch_config: config.watch_config,

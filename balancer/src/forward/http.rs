@@ -2,9 +2,15 @@
 //!
 //! Bodies stream both ways under back-pressure; a request is sent to a further node only under the rules of `balancer_core::retry`.
 
-use std::{future::poll_fn, sync::Arc, task::{Context, Poll}, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use balancer_core::{
+    affinity::Asked,
     forwarded::{self, Wire, check_request},
     message::{Framing, Known, Request, Response},
     name::NodeId,
@@ -24,7 +30,7 @@ use crate::{
     dial::{AskError, Node},
     lifeline::Lifeline,
     observe::Exchange,
-    pick::{Lease, Service},
+    pick::{Lease, Service, fields},
     rescue::{self, Failure},
     route::route,
     side::{HeadError, ReadError, Side, SideError},
@@ -109,6 +115,7 @@ enum Plan {
 /// A request on its way to a node.
 struct Outgoing {
     service: Arc<Service>,
+    asked: Asked,
     wire: Wire,
     head: Request,
     upload: Upload,
@@ -157,8 +164,11 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
         line.route = Some(routed.target.route.clone());
         line.service = Some(service.name.clone());
     });
+    let asked = service.asked(talk.client.address().ip(), head.path(), || {
+        fields(&head.fields)
+    });
     if let Some(wanted) = upgrade::wanted(&mut head) {
-        let wish = upgrade::wish(talk, service, wanted, head)?;
+        let wish = upgrade::wish(talk, service, asked, wanted, head)?;
         return Ok(Plan::Upgrade(wish));
     }
     if head.method == Method::CONNECT {
@@ -170,6 +180,7 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     let upload = talk.upload(&service, &head);
     Ok(Plan::Send(Outgoing {
         service,
+        asked,
         wire,
         head,
         upload,
@@ -242,13 +253,14 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let mut lease = service
-            .pick(talk.record.time_of_try(tries), &mut tried)
+            .pick(talk.record.time_of_try(tries), &outgoing.asked, &mut tried)
             .await?;
         talk.record.tried(&lease, tries);
         let setback = match attempt(talk, &mut lease, &mut outgoing).await {
-            Ok((node, response)) => {
-                let latency = lease.answered();
+            Ok((node, mut response)) => {
+                let latency = service.answered(&lease, Some(response.status));
                 talk.record.note(|line| line.first_byte = Some(latency));
+                service.promise(&outgoing.asked, &lease, &mut response.fields);
                 return Ok(Answered {
                     response,
                     node,
@@ -265,6 +277,8 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
                 .worker()
                 .suspect(&service, &lease.upstream.endpoint);
             tried.push(lease.node().clone());
+        } else if matches!(setback.failure, Failure::Silent) {
+            service.unanswered(&lease);
         }
         let may_go_on = outgoing.may_go_again(&setback) && tries < service.policy.max_tries;
         if !may_go_on || !service.may_retry() {

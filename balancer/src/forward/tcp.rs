@@ -18,14 +18,8 @@ use tokio::net::TcpStream;
 
 use super::{reach, upgrade};
 use crate::{
-    accept::ClientConnection,
-    config::ProxyProtocol,
-    dial::Upstream,
-    lifeline::Lifeline,
-    observe::Ended,
-    pick::Service,
-    side::Http1,
-    stream::Stream,
+    accept::ClientConnection, config::ProxyProtocol, dial::Upstream, lifeline::Lifeline,
+    observe::Ended, pick::Service, side::Http1, stream::Stream,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.
@@ -48,15 +42,16 @@ pub(crate) async fn forward(
     // A reload may have removed it while the client was still to say what it speaks.
     let scene = client.worker().scene_of(client.listener());
     let Some(service) = scene.service(service).cloned() else {
-        return crate::net::reset_on_close(&stream);
+        return crate::net::reset_on_close(stream.socket());
     };
     drop(scene);
     let began = Instant::now();
     service.metrics.active.increment(1.0);
-    let reached = reach(&client, &service, Upstream::connect, |_, _| {}).await;
+    let asked = service.asked(client.address().ip(), "", std::iter::empty);
+    let reached = reach(&client, &service, &asked, Upstream::connect, |_, _| {}).await;
     let ended = match reached {
         Ok((node, lease)) => {
-            lease.answered();
+            service.answered(&lease, None);
             let local = stream.socket().local_addr().ok();
             let mut to_node = proxy_header(&service, client.address(), local);
             to_node.extend_from_slice(&first);

@@ -104,17 +104,18 @@ impl View {
         if !fixed.is_empty() {
             return Err(AdoptError::Fixed(fixed.join("`, `")));
         }
-        if *config == next {
-            return Ok(Adopted::Unchanged);
-        }
         app::check_registry(&next, self.start.registry.as_ref())?;
         let prepared = self.start.world.prepare(next, &mut Inherited::default())?;
+        if prepared.is_as(&config) {
+            return Ok(Adopted::Unchanged);
+        }
         let before = self.start.world.services().cloned().collect::<Vec<_>>();
         let committed = self.start.world.commit(prepared);
         for service in before {
             if self.start.world.service(service.idx).is_none() {
                 service.metrics.endpoints_known.set(0.0);
                 service.metrics.endpoints_offered.set(0.0);
+                service.metrics.picking.gone();
             }
         }
         Ok(self.enter(now, &committed))
@@ -125,10 +126,11 @@ impl View {
         self.changes.push(Change::Scene(committed.change.clone()));
         let openings = committed.openings.iter().cloned();
         self.changes.extend(openings.map(Change::Open));
-        let rules = Rules {
-            lost_for_max: self.start.world.config().membership.lost_for_max,
-        };
-        self.start.membership.handle_rules(rules);
+        let config = self.start.world.config();
+        self.start.membership.handle_rules(Rules {
+            lost_for_max: config.membership.lost_for_max,
+            zone: config.zone.clone(),
+        });
         for place in &committed.services.removed {
             let service = ServiceIdx(place.0);
             self.resolver_by_service.remove(&service);
@@ -150,7 +152,7 @@ impl View {
         let Some(parts) = self.start.world.service(service).cloned() else {
             return;
         };
-        let watched = app::watched(&parts.policy);
+        let watched = app::watched(&parts);
         self.start.membership.handle_service(now, service, watched);
         self.begin_service(now, service, &parts.policy);
     }
