@@ -94,7 +94,9 @@ pub(crate) async fn exchange(
         Ok(Plan::Upgrade(wish)) => {
             return match Box::pin(upgrade::forward(&mut talk, wish)).await {
                 Ok(upgrade::Forwarded::Switched(tunnel)) => talk.switch(tunnel).await,
-                Ok(upgrade::Forwarded::Answered(answered)) => answer::forward(talk, answered).await,
+                Ok(upgrade::Forwarded::Answered(answered)) => {
+                    answer::forward(talk, *answered).await
+                }
                 Err(failure) => rescue::rescue(talk, failure).await,
             };
         }
@@ -412,6 +414,9 @@ impl Waiting<'_> {
         if let Poll::Ready(answered) = self.poll_answer(cx, talk, node)? {
             return Poll::Ready(Ok(answered));
         }
+        if !talk.side.is_flushed() && matches!(talk.side.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(Err(Setback::ends_it(Failure::ClientGone)));
+        }
         if self.upload.is_over() && talk.side.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Setback::ends_it(Failure::ClientGone)));
         }
@@ -454,7 +459,6 @@ impl Waiting<'_> {
                 self.upload.open_gate();
             }
             answer::send_forerunner(talk, head);
-            let _ = talk.side.poll_flush(cx);
             self.poll_upload(cx, talk, node)?;
         }
         Ok(Poll::Pending)
