@@ -148,10 +148,35 @@ async fn probes_go_by_the_new_policy() {
     let (mut balancer, origin) = between().await;
     let text = balancer.config();
     origin.feels(StatusCode::SERVICE_UNAVAILABLE);
-    let probing = "kind = 'http'\nunhealthy_after = 1\ninterval = '100ms'";
-    balancer.rewrite(&text.replace("kind = 'off'\ninterval = '200ms'", probing));
+    // The only endpoint would be used however ill it is.
+    let no_panic = "[service.pick]\npanic_threshold = 0";
+    let probing = format!("kind = 'http'\nunhealthy_after = 1\ninterval = '100ms'\n{no_panic}");
+    balancer.rewrite(&text.replace("kind = 'off'\ninterval = '200ms'", &probing));
     assert_eq!(balancer.reload().await["outcome"], "applied");
     balancer.until_offered(origin.address(), false).await;
+}
+
+#[tokio::test]
+async fn endpoints_are_picked_by_the_new_policy() {
+    let mut origins = Vec::new();
+    for _ in 0..3 {
+        origins.push(Web::start(Speaks::Http1).await);
+    }
+    let addresses: Vec<_> = origins.iter().map(Web::address).collect();
+    let mut balancer = Setup::http(&addresses).top(UNWATCHED).start().await;
+    let text = balancer.config();
+    for (policy, asked) in [("maglev", 1), ("round_robin", 3), ("maglev", 1)] {
+        let pick = format!("[service.pick]\npolicy = '{policy}'\nkey = 'path'\n[service.probe]");
+        balancer.rewrite(&text.replace("[service.probe]", &pick));
+        assert_eq!(balancer.reload().await["outcome"], "applied");
+        let before: Vec<_> = origins.iter().map(Web::requests).collect();
+        for _ in 0..12 {
+            assert_eq!(status_of(balancer.entry(), "/sized/1").await, 200);
+        }
+        let is_asked = |(origin, before): &(&Web, usize)| origin.requests() > *before;
+        let n = origins.iter().zip(before).filter(is_asked).count();
+        assert_eq!(n, asked, "{policy}");
+    }
 }
 
 async fn reloads(balancer: &Balancer, result: &str) -> f64 {

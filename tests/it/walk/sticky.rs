@@ -1,5 +1,7 @@
 //! A client comes back to its node by a cookie that only balancers with the secret can write.
 
+use std::path::Path;
+
 use http::Method;
 use tempfile::TempDir;
 use tests::{
@@ -57,12 +59,17 @@ async fn a_new_secret_leaves_old_cookies_good() {
     let cookie = cookie_of(&answer).expect("a client without a cookie is given one");
     let home = it.asked_last();
     let rotated = format!("another secret, of this year\n{SECRET}");
-    it.balancer = balancer(&it.nodes, &rotated, &it.dir).await;
+    it.write(&rotated);
+    assert_eq!(it.balancer.reload().await["outcome"], "applied");
+    assert_eq!(it.balancer.reload().await["outcome"], "unchanged");
     let answer = it.ask(Some(&cookie)).await;
     assert_eq!(it.asked_last(), home);
     assert!(cookie_of(&answer).is_some(), "it is signed anew");
-    let secrets = std::fs::read_to_string(it.dir.path().join("secret"));
-    assert!(secrets.is_ok_and(|it| it.starts_with("another")));
+    it.write("too short");
+    assert_eq!(it.balancer.reload().await["outcome"], "rejected");
+    let answer = it.ask(Some(&cookie)).await;
+    assert_eq!(it.asked_last(), home);
+    assert!(cookie_of(&answer).is_some(), "the last good secrets stay");
 }
 
 const SECRET: &str = "the secret of a test";
@@ -81,12 +88,19 @@ impl Subject {
             nodes.push(Web::start(Speaks::Http1).await);
         }
         let dir = TempDir::new().expect("a temporary folder can be made");
+        let file = dir.path().join("secret");
+        std::fs::write(&file, SECRET).expect("a temporary folder is writable");
         Self {
-            balancer: balancer(&nodes, SECRET, &dir).await,
+            balancer: balancer(&nodes, &file).await,
             requests: vec![0; nodes.len()],
             nodes,
             dir,
         }
+    }
+
+    fn write(&self, secrets: &str) {
+        let file = self.dir.path().join("secret");
+        std::fs::write(file, secrets).expect("a temporary folder is writable");
     }
 
     async fn ask(&mut self, cookie: Option<&str>) -> Answer {
@@ -114,9 +128,7 @@ impl Subject {
     }
 }
 
-async fn balancer(nodes: &[Web], secrets: &str, dir: &TempDir) -> Balancer {
-    let file = dir.path().join("secret");
-    std::fs::write(&file, secrets).expect("a temporary folder is writable");
+async fn balancer(nodes: &[Web], file: &Path) -> Balancer {
     let addresses: Vec<_> = nodes.iter().map(Web::address).collect();
     let sticky = format!(
         "sticky = {{ secret_file = '{}', secure = false }}",
