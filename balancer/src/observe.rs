@@ -1,8 +1,10 @@
 //! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
 
 mod access;
+mod renewal;
 
 pub(crate) use access::{AccessLog, AccessSink};
+pub(crate) use renewal::{ReloadMetrics, TakeoverMetrics};
 
 use std::{
     sync::Arc,
