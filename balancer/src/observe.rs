@@ -1,11 +1,13 @@
 //! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
 
 mod access;
+mod renewal;
 mod spans;
 mod story;
 
 pub use access::LogReopener;
 pub(crate) use access::{AccessLog, AccessSink};
+pub(crate) use renewal::{ReloadMetrics, TakeoverMetrics};
 pub(crate) use spans::SpanMetrics;
 
 use std::{
