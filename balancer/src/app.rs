@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use balancer_core::{
@@ -40,6 +40,9 @@ use crate::{
 
 /// How long the last access lines may take to be written; whoever reads them may be stuck.
 const LOG_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a balancer that takes over waits for a registry that may not answer; what it remembers has to do after that.
+const REGISTRY_WITHIN: Duration = Duration::from_secs(2);
 
 /// How often a balancer that takes over looks whether it is ready.
 const READY_LOOKS_EVERY: Duration = Duration::from_millis(10);
@@ -233,10 +236,11 @@ impl Balancer {
         let within = config.takeover.as_ref().map(|it| it.ready_timeout);
         let within = within.unwrap_or_default();
         let ready = async {
+            let began = Instant::now();
             let mut looks = tokio::time::interval(READY_LOOKS_EVERY);
             loop {
                 looks.tick().await;
-                if self.is_ready().await? {
+                if self.is_ready(began.elapsed() < REGISTRY_WITHIN).await? {
                     return Ok(());
                 }
             }
@@ -247,12 +251,14 @@ impl Balancer {
         }
     }
 
-    async fn is_ready(&self) -> Result<bool, TakeoverError> {
+    /// Remembered nodes make a view too, but its predecessor may have heard of changes since.
+    async fn is_ready(&self, waits_for_registry: bool) -> Result<bool, TakeoverError> {
         let (reply, status) = oneshot::channel();
         let asked = self.questions.send(Question::Status(reply)).await;
         asked.map_err(|_| TakeoverError::Leaving)?;
         let status = status.await.map_err(|_| TakeoverError::Leaving)?;
-        Ok(status.is_ready)
+        let hears = status.registry.is_none_or(|it| it.connected);
+        Ok(status.is_ready && (hears || !waits_for_registry))
     }
 
     async fn order(&self, order: Order) -> Result<(), TakeoverError> {

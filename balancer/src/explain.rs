@@ -326,8 +326,8 @@ mod tests {
             page.name(&format!("n{n}"));
         }
         assert_eq!(page.name("one more"), NameId::default());
-        assert_eq!(&*lock(&book.names).text(NameId::default()), UNNAMED);
-        assert_eq!(&*lock(&book.names).text(web), "web");
+        assert_eq!(lock(&book.names).text(NameId::default()), UNNAMED);
+        assert_eq!(lock(&book.names).text(web), "web");
     }
 
     fn story(began_us: u64, ended: Ending) -> Story {

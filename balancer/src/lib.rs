@@ -14,6 +14,9 @@
 //! observe::Exchange    written down when it is dropped
 //! ```
 //!
+//! What an exchange goes by, the routes and services, is a [`scene`] that a core replaces whole when the configuration is read again
+//! ([`reload`], [`world`]); [`takeover`] hands the listening sockets to the next program.
+//!
 //! Beside the cores one thread keeps the view ([`watch`]): registry, DNS and probes in, offers and withdrawals out to every core.
 //!
 //! What is deliberately absent: TLS, sessions that move, rate limits. Nothing here decides what `balancer_core` can decide.

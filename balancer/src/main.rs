@@ -42,14 +42,13 @@ struct Args {
 const BAD_CONFIG: u8 = 2;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let source = reload::Source::new(args.config.clone());
     let mut args = Args::parse();
     match args.command.take() {
         None | Some(cli::Command::Run) => {}
         Some(cli::Command::Check) => args.check = true,
         Some(command) => return cli::run(command, &args.asking, args.config),
     }
+    let source = reload::Source::new(args.config.clone());
     let config = match Config::load(args.config.as_deref(), settings::environment()) {
         Ok(config) => config,
         Err(err) => return fail(BAD_CONFIG, &err),

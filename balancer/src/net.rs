@@ -146,3 +146,29 @@ pub(crate) fn listen_unix(socket: Socket) -> io::Result<UnixListener> {
     socket.listen(BACKLOG_OF_OPERATORS)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_socket_is_accepted_on_and_every_core_accepts() {
+        let check = |n_sockets: usize, n_cores: usize, expected: &[&[usize]]| {
+            let bind =
+                |_| std::net::TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+            let sockets: Vec<_> = (0..n_sockets).map(bind).collect();
+            let port = |it: &std::net::TcpListener| it.local_addr().expect("it is bound").port();
+            let ports: Vec<_> = sockets.iter().map(port).collect();
+            let place = |it| ports.iter().position(|port_of| *port_of == port(it));
+            let dealt: Vec<Vec<_>> = deal(sockets, n_cores)
+                .iter()
+                .map(|own| own.iter().filter_map(place).collect())
+                .collect();
+            assert_eq!(dealt, expected, "{n_sockets} sockets, {n_cores} cores");
+        };
+        check(2, 2, &[&[0], &[1]]);
+        check(3, 2, &[&[0, 2], &[1]]);
+        check(2, 3, &[&[0], &[1], &[0]]);
+        check(1, 3, &[&[0], &[0], &[0]]);
+    }
+}

@@ -2,12 +2,14 @@
 
 mod access;
 mod picking;
+mod renewal;
 mod spans;
 mod story;
 
 pub use access::LogReopener;
 pub(crate) use access::{AccessLog, AccessSink};
 pub(crate) use picking::PickMetrics;
+pub(crate) use renewal::{ReloadMetrics, TakeoverMetrics};
 pub(crate) use spans::SpanMetrics;
 
 use std::{

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     config::Config,
     notify,
+    observe::ReloadMetrics,
     reload::file::Look,
     watch::{AdoptError, Adopted, Order},
     world::InForce,
@@ -91,14 +91,6 @@ enum ReloadError {
     Adopt(#[from] AdoptError),
     #[error("reading it was interrupted")]
     Interrupted,
-}
-
-/// What this program counts about its reloads.
-pub(crate) struct ReloadMetrics {
-    applied: Counter,
-    unchanged: Counter,
-    rejected: Counter,
-    is_rejected: Gauge,
 }
 
 pub(crate) struct Reloader {
@@ -249,37 +241,6 @@ impl Reloader {
                 Ok(Outcome::Applied)
             }
         }
-    }
-}
-
-impl ReloadMetrics {
-    pub(crate) fn new() -> Self {
-        describe_counter!(
-            "colonnade_balancer_config_reloads_total",
-            "Times the configuration was read again, by what came of it."
-        );
-        describe_gauge!(
-            "colonnade_balancer_config_rejected",
-            "1 while the last configuration that was read is not in force."
-        );
-        let reloads = |result: &'static str| counter!("colonnade_balancer_config_reloads_total", "result" => result);
-        Self {
-            applied: reloads("applied"),
-            unchanged: reloads("unchanged"),
-            rejected: reloads("rejected"),
-            is_rejected: gauge!("colonnade_balancer_config_rejected"),
-        }
-    }
-
-    fn count(&self, outcome: Outcome) {
-        let counter = match outcome {
-            Outcome::Applied => &self.applied,
-            Outcome::Unchanged => &self.unchanged,
-            Outcome::Rejected => &self.rejected,
-        };
-        counter.increment(1);
-        let is_rejected = outcome == Outcome::Rejected;
-        self.is_rejected.set(f64::from(u8::from(is_rejected)));
     }
 }
 

@@ -18,7 +18,7 @@ mod wire;
 
 use std::net::{SocketAddr, TcpListener};
 
-pub(crate) use elder::{Elder, TakeoverMetrics};
+pub(crate) use elder::Elder;
 pub(crate) use heir::HeirStream;
 pub use heir::{Heir, TakeoverError};
 

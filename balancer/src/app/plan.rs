@@ -24,10 +24,10 @@ use crate::{
     config::{self, Config},
     explain::Book,
     net,
-    observe::{AccessLog, AccessSink, Metrics, SpanMetrics},
-    reload::{self, ReloadMetrics, Reloader},
+    observe::{AccessLog, AccessSink, Metrics, ReloadMetrics, SpanMetrics, TakeoverMetrics},
+    reload::{self, Reloader},
     scene::Scene,
-    takeover::{Elder, HeirStream, Inherited, TakeoverMetrics},
+    takeover::{Elder, HeirStream, Inherited},
     trace_export::{self, Exporter, Identity},
     watch::{self, Core, Order, Question, ViewStart},
     worker::{self, Applied, Change, ORDERS_WAITING, SUSPICIONS_WAITING, Suspicion, Worker},
@@ -167,15 +167,7 @@ impl Plan {
             self.metrics.scoped(ReloadMetrics::new),
         );
         let admin = self.admin_state(&lines, cores.pulses, reloads.clone());
-        let (begin, begins) = oneshot::channel();
-        let mut admin_begins = Some(begin);
-        if self.predecessor.is_none()
-            && let Some(begin) = admin_begins.take()
-        {
-            // It is received below.
-            let _ = begin.send(());
-        }
-        let ends = lines.admin_ends.clone();
+        let (admin_begins, gate) = AdminGate::new(self.predecessor.is_some(), &lines.admin_ends);
         let (leave, left) = oneshot::channel();
         let mut balancer = Balancer {
             listeners: self.world.addresses(),
@@ -199,7 +191,7 @@ impl Plan {
             address: self.admin,
             socket: self.admin_socket,
             admin,
-            gate: AdminGate { begins, ends },
+            gate,
             trace_driver: self.trace_driver,
             reloader,
             leave: left,
@@ -306,6 +298,25 @@ impl Plan {
             metrics: self.metrics.scoped(TakeoverMetrics::new),
             succeeded: succeeded.clone(),
         }))
+    }
+}
+
+impl AdminGate {
+    /// The gate of one that takes over stays shut until it is told; any other's is open.
+    fn new(takes_over: bool, ends: &CancellationToken) -> (Option<oneshot::Sender<()>>, Self) {
+        let (begin, begins) = oneshot::channel();
+        let gate = Self {
+            begins,
+            ends: ends.clone(),
+        };
+        match takes_over {
+            true => (Some(begin), gate),
+            false => {
+                // The gate, which receives it, is right here.
+                let _ = begin.send(());
+                (None, gate)
+            }
+        }
     }
 }
 

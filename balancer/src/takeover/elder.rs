@@ -10,25 +10,17 @@ use std::{
     time::Duration,
 };
 
-use metrics::{Counter, counter, describe_counter};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::wire::{self, DoorOffer, Message, WireError};
-use crate::{config::Takeover, net, watch::Order, world::Offered};
+use crate::{config::Takeover, net, observe::TakeoverMetrics, watch::Order, world::Offered};
 
 /// How long each word but the last may take.
 const WORD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Waited after a failure to accept, which only time can mend.
 const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
-
-/// What this program counts about its successors.
-#[derive(Clone)]
-pub(crate) struct TakeoverMetrics {
-    completed: Counter,
-    abandoned: Counter,
-}
 
 /// What is needed to hand over.
 pub(crate) struct Elder {
@@ -71,7 +63,7 @@ impl Elder {
                 },
                 Err(err) => {
                     tracing::warn!(%err, "accepting a successor");
-                    std::thread::sleep(ACCEPT_BACKOFF);
+                    std::thread::park_timeout(ACCEPT_BACKOFF);
                 }
             }
         }
@@ -132,19 +124,6 @@ impl Elder {
             .blocking_send(order(reply))
             .map_err(|_| refused())?;
         answer.blocking_recv().map_err(|_| refused())
-    }
-}
-
-impl TakeoverMetrics {
-    pub(crate) fn new() -> Self {
-        describe_counter!(
-            "colonnade_balancer_takeovers_total",
-            "Times another process asked for this one's sockets, by what came of it."
-        );
-        Self {
-            completed: counter!("colonnade_balancer_takeovers_total", "result" => "completed"),
-            abandoned: counter!("colonnade_balancer_takeovers_total", "result" => "abandoned"),
-        }
     }
 }
 

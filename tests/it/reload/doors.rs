@@ -47,6 +47,45 @@ async fn a_listener_comes_and_goes() {
     assert_eq!(status_of(balancer.entry(), "/sized/1").await, 200);
 }
 
+/// The trap: connections that the kernel has completed are lost when the listening socket is closed before they are accepted.
+#[tokio::test]
+async fn connections_that_wait_to_be_accepted_are_served_when_a_listener_closes() {
+    let origin = Web::start(Speaks::Http1).await;
+    let setup = Setup::http(&[origin.address()]).listener("more", "");
+    let mut balancer = setup.top(UNWATCHED).start().await;
+    let text = balancer.config();
+    let at = text.rfind("[[listener]]").expect("there are two");
+    let end = text.find("[[service]]").expect("there is one");
+    balancer.rewrite(&format!("{}{}", &text[..at], &text[end..]));
+    for is_leaving in [false, true] {
+        let entry = match is_leaving {
+            false => balancer.entry_of("more"),
+            true => balancer.entry(),
+        };
+        balancer.process().pause().expect("it runs");
+        let mut clients = Vec::new();
+        for _ in 0..50 {
+            let mut client = Dialogue::with(entry).await;
+            client.say("GET /sized/1 HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            clients.push(client);
+        }
+        match is_leaving {
+            false => balancer.process().hang_up().expect("it is there"),
+            true => balancer.process().terminate().expect("it is there"),
+        }
+        balancer.process().resume().expect("it is there");
+        for mut client in clients {
+            assert_eq!(client.head().await.status(), 200);
+        }
+        if !is_leaving {
+            until("the listener to be gone", async || {
+                TcpStream::connect(entry).await.is_err()
+            })
+            .await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_a_closed_listener_has_under_way_is_cut_at_the_drain_deadline() {
     let origin = Origin::start().await;

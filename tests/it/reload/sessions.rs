@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tests::{
-    cluster::Setup,
+    cluster::{Setup, until},
     load::http1::Reuse,
     origin::{
         Dialogue, Origin,
@@ -16,8 +16,9 @@ use super::{UNWATCHED, ended, load, none_failed};
 const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nhost: app.example\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// Longer than a removed listener's connections would be given.
+/// What the connections of a removed listener would be given.
 const DRAIN_DEADLINE: &str = "drain_deadline = '300ms'";
+const LONGER_THAN_IT: Duration = Duration::from_millis(400);
 
 #[tokio::test]
 async fn websockets_of_changed_and_unchanged_routes_survive_reloads() {
@@ -48,7 +49,7 @@ async fn websockets_of_changed_and_unchanged_routes_survive_reloads() {
         };
         balancer.rewrite(&next);
         assert_eq!(balancer.reload().await["outcome"], "applied");
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        still.stays_alone(LONGER_THAN_IT).await;
         for (client, node) in [
             (&mut client, &mut node),
             (&mut other_client, &mut other_node),
@@ -87,7 +88,13 @@ async fn reloads_under_load_fail_nobody() {
         );
         balancer.rewrite(&next);
         assert_eq!(balancer.reload().await["outcome"], "applied");
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        for load in &loads {
+            let before = load.report().succeeded();
+            until("clients to go on", async || {
+                load.report().succeeded() > before + 50
+            })
+            .await;
+        }
     }
     for load in loads {
         none_failed("reloads", &ended(load).await);
