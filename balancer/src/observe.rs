@@ -426,6 +426,8 @@ impl ViewMetrics {
 }
 
 fn describe() {
+    describe_services();
+    describe_view();
     describe_gauge!(
         "colonnade_balancer_build_info",
         "Always 1; the label tells the version."
@@ -454,6 +456,9 @@ fn describe() {
         "colonnade_balancer_unrouted_requests_total",
         "Requests answered without a service, by why they ended."
     );
+}
+
+fn describe_services() {
     describe_counter!(
         "colonnade_balancer_requests_total",
         "Requests by service and class of the answer's status."
@@ -495,6 +500,9 @@ fn describe() {
         "colonnade_balancer_endpoints",
         "Endpoints known, those offered new work, and those ejected."
     );
+}
+
+fn describe_view() {
     describe_gauge!(
         "colonnade_balancer_registry_connected",
         "1 while the registry answers."
