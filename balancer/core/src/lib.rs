@@ -6,6 +6,7 @@ pub mod affinity;
 pub mod endpoint;
 pub mod flood;
 pub mod forwarded;
+mod grammar;
 pub mod health;
 mod host;
 pub mod load;
