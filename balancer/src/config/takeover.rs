@@ -55,3 +55,34 @@ impl Default for Raw {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+
+    #[test]
+    fn a_socket_is_an_absolute_path_that_the_kernel_takes() {
+        let check = |keys: &str, expected: Result<(), &str>| {
+            let text = format!(
+                "id = 'b'\n[takeover]\n{keys}\n[[listener]]\nname = 'web'\naddress = '127.0.0.1:0'\n"
+            );
+            let checked = Config::from_toml("b.toml", &text);
+            let said = checked.map(drop).map_err(|it| it.to_string());
+            assert_eq!(said, expected.map_err(str::to_owned), "{keys}");
+        };
+        check("socket = '/run/colonnade/takeover.sock'", Ok(()));
+        check("", Err("b.toml:2: takeover.socket: required, but not set"));
+        check(
+            "socket = 'takeover.sock'",
+            Err("b.toml:3: takeover.socket: is not an absolute path"),
+        );
+        check(
+            &format!("socket = '/{}'", "x".repeat(107)),
+            Err("b.toml:3: takeover.socket: 108 are more than the 107 there may be"),
+        );
+        check(
+            "socket = '/s'\nready_timeout = '0s'",
+            Err("b.toml:4: takeover.ready_timeout: `0s` is not within 1ms to 30days"),
+        );
+    }
+}
