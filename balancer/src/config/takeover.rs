@@ -24,7 +24,7 @@ pub struct Takeover {
 #[serde(default)]
 pub(super) struct Raw {
     /// The absolute path of the UNIX socket at which the running program hands on its sockets; only its own user and root can
-    /// use it. Required.
+    /// use it. Default: none, no sockets are handed on.
     #[serde(deserialize_with = "value::path")]
     socket: Option<PathBuf>,
     /// How long the next program may take from its first word to being ready; past it the running one goes on alone.
@@ -34,16 +34,18 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    pub(super) fn check(self, keys: &Keys<'_>) -> Result<Takeover, Error> {
-        let socket = keys.required("socket", self.socket)?;
+    pub(super) fn check(self, keys: &Keys<'_>) -> Result<Option<Takeover>, Error> {
+        let Some(socket) = self.socket else {
+            return Ok(None);
+        };
         if !socket.is_absolute() {
             return Err(keys.refuse("socket", "is not an absolute path"));
         }
         keys.at_most("socket", socket.as_os_str().len(), SOCKET_BYTES_MAX)?;
-        Ok(Takeover {
+        Ok(Some(Takeover {
             socket,
             ready_timeout: self.ready_timeout,
-        })
+        }))
     }
 }
 
@@ -71,7 +73,7 @@ mod tests {
             assert_eq!(said, expected.map_err(str::to_owned), "{keys}");
         };
         check("socket = '/run/colonnade/takeover.sock'", Ok(()));
-        check("", Err("b.toml:2: takeover.socket: required, but not set"));
+        check("ready_timeout = '1s'", Ok(()));
         check(
             "socket = 'takeover.sock'",
             Err("b.toml:3: takeover.socket: is not an absolute path"),
