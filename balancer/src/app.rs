@@ -10,6 +10,7 @@ pub(crate) use service::{sticky, watched};
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -98,8 +99,8 @@ pub enum StartError {
     Thread(io::Error),
     #[error("keeping a second handle of a socket: {0}")]
     SecondHandle(io::Error),
-    #[error("takeover: cannot listen for successors: {0}")]
-    Successors(io::Error),
+    #[error("takeover: cannot listen at {path}: {cause}")]
+    Successors { path: PathBuf, cause: io::Error },
 }
 
 /// A running balancer. Dropping it without [`Balancer::leave`] lets it run on.
@@ -160,7 +161,7 @@ impl Balancer {
         let (plan, source) = Plan::new(beginning, sink)?;
         let mut balancer = plan.start(source, log_written)?;
         if balancer.predecessor.is_none() {
-            balancer.await_successor().map_err(StartError::Successors)?;
+            balancer.await_successor().map_err(StartError::Thread)?;
         }
         Ok(balancer)
     }

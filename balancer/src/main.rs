@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if args.takeover && config.takeover.is_none() {
-        eprintln!("balancer: --takeover needs a [takeover] table in the configuration");
+        eprintln!("balancer: --takeover needs `socket` under [takeover] in the configuration");
         return ExitCode::from(BAD_CONFIG);
     }
     log_to_stderr(&config.log.level);

@@ -4,18 +4,18 @@
 //! have applied what a revision of the registry brought, the balancer's own record says so: that is what a leaving node waits for.
 
 mod orders;
+mod snapshot;
 
 pub(crate) use orders::{AdoptError, Adopted, Order};
 
 use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use balancer_core::{
@@ -24,17 +24,14 @@ use balancer_core::{
     membership::{Command, Membership, NodeFacts, ServiceIdx, Standing},
     name::NodeId,
     overrides::{Override, OverrideError},
-    recall::{self, Kept, Recall},
+    recall::{Kept, Recall},
 };
 use registry::{
     Announcement, BalancerRecord, Event as RegistryEvent, NodeRecord, NodeState, Registry,
     Revision, Watch,
 };
 use serde::Serialize;
-use tokio::{
-    sync::{Notify, Semaphore, mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -42,6 +39,7 @@ use crate::{
     observe::ViewMetrics,
     probe, resolve,
     scene::Opening,
+    watch::snapshot::Snapshot,
     worker::{Applied, Batch, Change, Suspicion, Symptom},
     world::World,
 };
@@ -701,86 +699,4 @@ async fn keep_resolving(service: ServiceIdx, dns: DnsConfig, reports: mpsc::Send
         };
         tokio::time::sleep(pause).await;
     }
-}
-
-/// The file by which a balancer remembers its nodes while the registry is away.
-struct Snapshot {
-    path: Option<PathBuf>,
-    outdated: bool,
-    writing: Option<JoinHandle<()>>,
-}
-
-impl Snapshot {
-    fn new(path: Option<PathBuf>) -> Self {
-        Self {
-            path,
-            outdated: false,
-            writing: None,
-        }
-    }
-
-    fn read(&self) -> Option<Recall> {
-        let path = self.path.as_ref()?;
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return None,
-            Err(err) => {
-                tracing::error!(path = %path.display(), %err, "reading the membership snapshot");
-                return None;
-            }
-        };
-        match recall::decode(&text) {
-            Ok(recall) => Some(recall),
-            Err(err) => {
-                tracing::error!(path = %path.display(), %err, "the membership snapshot is not used");
-                None
-            }
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        self.outdated
-            && self.path.is_some()
-            && self.writing.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// Writes beside the file, syncs and renames, on a thread of its own: a slow disk stops nothing.
-    fn write(&mut self, nodes: Vec<NodeFacts>, overrides: Vec<Kept>, metrics: &ViewMetrics) {
-        let Some(path) = self.path.clone() else {
-            return;
-        };
-        self.outdated = false;
-        let failures = metrics.snapshot_failures.clone();
-        self.writing = Some(tokio::task::spawn_blocking(move || {
-            let saved_at = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_millis() as u64;
-            let text = recall::encode(&Recall {
-                saved_at,
-                nodes,
-                overrides,
-            });
-            if let Err(err) = replace_file(&path, &text) {
-                failures.increment(1);
-                tracing::error!(path = %path.display(), %err, "writing the membership snapshot");
-            }
-        }));
-    }
-
-    async fn finish(&mut self) {
-        if let Some(writing) = self.writing.take() {
-            // A panic in there was reported by the thread itself.
-            let _ = writing.await;
-        }
-    }
-}
-
-fn replace_file(path: &std::path::Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    let beside = path.with_extension("new");
-    let mut file = std::fs::File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)
 }

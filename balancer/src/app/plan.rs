@@ -290,7 +290,16 @@ impl Plan {
         let Some(config) = self.world.config().takeover.clone() else {
             return Ok(None);
         };
+        let failed = |cause| {
+            let path = config.socket.clone();
+            StartError::Successors { path, cause }
+        };
+        let listener = match self.predecessor {
+            Some(_) => None,
+            None => Some(net::listen_at_path(&config.socket).map_err(failed)?),
+        };
         Ok(Some(Elder {
+            listener,
             config,
             orders: lines.orders.0.clone(),
             admin: self.admin.try_clone().map_err(StartError::SecondHandle)?,

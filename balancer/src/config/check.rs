@@ -30,10 +30,7 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
         workers: workers(raw.workers),
         drain_deadline: raw.drain_deadline,
         watch_config: raw.watch_config,
-        takeover: raw
-            .takeover
-            .map(|it| it.check(&top.table("takeover")))
-            .transpose()?,
+        takeover: raw.takeover.check(&top.table("takeover"))?,
         admin: raw.admin,
         registry: raw.registry,
         membership: raw.membership,

@@ -47,3 +47,40 @@ impl Config {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "[[listener]]\nname = 'web'\naddress = '127.0.0.1:0'\n";
+
+    #[test]
+    fn what_cannot_change_is_named() {
+        let config = |keys: &str| {
+            let text = format!("id = 'b'\n{keys}\n{LEAST}");
+            Config::from_toml("b.toml", &text).expect("a good configuration")
+        };
+        let check = |old: &str, new: &str, expected: &[&str]| {
+            let fixed = config(old).fixed_differences(&config(new));
+            assert_eq!(fixed, expected, "{old} {new}");
+        };
+        check("", "drain_deadline = '1s'\nwatch_config = false", &[]);
+        check("workers = 1", "workers = 2", &["workers"]);
+        check("", "[membership]\nlost_for_max = '1s'", &[]);
+        check(
+            "",
+            "[membership]\nsnapshot = '/s'",
+            &["membership.snapshot"],
+        );
+        check(
+            "[log]\nlevel = 'info'",
+            "[log]\nlevel = 'warn'\naccess = 'off'",
+            &["log.level", "log.access"],
+        );
+        check(
+            "[takeover]\nsocket = '/a'",
+            "[takeover]\nsocket = '/b'\n[admin]\naddress = '127.0.0.1:1'",
+            &["takeover", "admin"],
+        );
+    }
+}

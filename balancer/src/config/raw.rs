@@ -29,8 +29,8 @@ pub(super) struct Config {
     pub(super) drain_deadline: Duration,
     /// Whether a change of this file is a reason to read it again, as SIGHUP is. Default: true.
     pub(super) watch_config: bool,
-    /// How the next program takes over the sockets of this one. Default: not at all.
-    pub(super) takeover: Option<takeover::Raw>,
+    /// How the next program takes over the sockets of this one.
+    pub(super) takeover: takeover::Raw,
     /// Where the balancer is asked about itself.
     pub(super) admin: Admin,
     /// Where nodes announce themselves. Default: none.
@@ -227,7 +227,7 @@ impl Default for Config {
             workers: 0,
             drain_deadline: Duration::from_secs(30),
             watch_config: true,
-            takeover: None,
+            takeover: takeover::Raw::default(),
             admin: Admin::default(),
             registry: None,
             membership: MembershipConfig::default(),

@@ -65,6 +65,7 @@ fn the_example_shows_every_key() {
     let full = uncommented(EXAMPLE);
     for table in [
         "",
+        "[takeover]",
         "[admin]",
         "[registry]",
         "[membership]",

@@ -1,6 +1,7 @@
 //! The running program's side of a takeover: offers its sockets to whoever of its own user asks, one at a time.
 
 use std::{
+    io,
     net::TcpListener,
     os::{
         fd::AsFd,
@@ -24,6 +25,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
 /// What is needed to hand over.
 pub(crate) struct Elder {
+    /// Absent where the predecessor listens there still.
+    pub(crate) listener: Option<UnixListener>,
     pub(crate) config: Takeover,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) admin: TcpListener,
@@ -39,8 +42,11 @@ impl Elder {
     ///
     /// # Errors
     /// When the socket cannot be put where it should be, or no thread can be had.
-    pub(crate) fn start(self) -> std::io::Result<()> {
-        let listener = net::listen_at_path(&self.config.socket)?;
+    pub(crate) fn start(mut self) -> io::Result<()> {
+        let listener = match self.listener.take() {
+            Some(listener) => listener,
+            None => net::listen_at_path(&self.config.socket)?,
+        };
         std::thread::Builder::new()
             .name("takeover".to_owned())
             .spawn(move || self.serve(&listener))?;
@@ -83,8 +89,8 @@ impl Elder {
             }
             _ => return Err(WireError::Unexpected),
         }
-        tracing::info!("a successor is starting");
         self.offer(&mut stream)?;
+        tracing::info!("a successor is starting");
         let handed_over = self.until_ready(&mut stream);
         if let Err(err) = &handed_over {
             // The view may have gone with the whole process.

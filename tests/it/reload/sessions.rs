@@ -63,6 +63,36 @@ async fn websockets_of_changed_and_unchanged_routes_survive_reloads() {
 }
 
 #[tokio::test]
+async fn relayed_connections_go_on_and_new_ones_go_where_the_new_order_says() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let setup = Setup::relay("tcp", &[first.address()]).top(UNWATCHED);
+    let mut balancer = setup.start().await;
+    let mut client = Dialogue::with(balancer.entry()).await;
+    client.say("before").await;
+    let mut node = first.visit().await;
+    node.hears("before").await;
+    let text = balancer.config();
+    // A service in front of the other moves its place in the list; the listener goes on to the one that it names.
+    let in_front = format!(
+        "[[service]]\nname = 'in-front'\ndiscover = 'static'\nendpoints = ['{}']\n[[service]]",
+        second.address()
+    );
+    let moved = text.replace("[[service]]", &in_front);
+    balancer.rewrite(&moved);
+    assert_eq!(balancer.reload().await["outcome"], "applied");
+    let mut next = Dialogue::with(balancer.entry()).await;
+    next.say("to the same").await;
+    first.visit().await.hears("to the same").await;
+    balancer.rewrite(&moved.replace("service = 'app'", "service = 'in-front'"));
+    assert_eq!(balancer.reload().await["outcome"], "applied");
+    let mut last = Dialogue::with(balancer.entry()).await;
+    last.say("to the other").await;
+    second.visit().await.hears("to the other").await;
+    client.say(" and after").await;
+    node.hears(" and after").await;
+}
+
+#[tokio::test]
 async fn reloads_under_load_fail_nobody() {
     let origin = Web::start(Speaks::Http1).await;
     let spare = Web::start(Speaks::Http1).await;

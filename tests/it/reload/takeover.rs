@@ -9,7 +9,7 @@ use tests::{
         Dialogue,
         web::{Speaks, Web},
     },
-    process::Process,
+    process::{Process, Program, ours},
 };
 
 use super::{ended, load, none_failed, status_of};
@@ -175,6 +175,36 @@ async fn told_to_go_in_the_middle_both_go() {
         assert_eq!(status_of(balancer.entry(), "/sized/1").await, 200);
         balancer.process().terminate().expect("it runs");
     }
+    balancer.exit(PATIENCE).await;
+}
+
+/// The words of systemd's protocol, without which it would think the service stuck, or the wrong process the main one.
+#[tokio::test]
+async fn a_service_manager_is_told() {
+    let (mut balancer, _origin) = between("").await;
+    let path = socket(&balancer);
+    let told = path.with_file_name("notify.sock");
+    let manager = tokio::net::UnixDatagram::bind(&told).expect("a temporary folder is writable");
+    let hears = async || {
+        let mut said = [0; 256];
+        let heard = tokio::time::timeout(PATIENCE, manager.recv(&mut said)).await;
+        let n = heard.expect("it is told").expect("it listens");
+        String::from_utf8_lossy(&said[..n]).into_owned()
+    };
+    let program = Program::new(ours("balancer").expect("the balancer can be built"));
+    let program = program.environment("NOTIFY_SOCKET", &told);
+    let program = program.argument("--config");
+    let program = program.argument(path.with_file_name("balancer.toml"));
+    let started = program.argument("--takeover").start();
+    let successor = started.expect("the balancer can be started");
+    let ready = format!("READY=1\nMAINPID={}", successor.pid());
+    has_left(&mut balancer.succeeded_by(successor).await).await;
+    assert_eq!(hears().await, ready);
+    balancer.process().hang_up().expect("it runs");
+    assert!(hears().await.starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert_eq!(hears().await, ready);
+    balancer.process().terminate().expect("it runs");
+    assert_eq!(hears().await, "STOPPING=1");
     balancer.exit(PATIENCE).await;
 }
 
