@@ -3,10 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,9 +19,11 @@ use crate::{
     config::{self, ListenerProtocol},
     detect::{self, Spoken},
     forward::tcp,
-    lifeline::{Held, Lifeline},
+    lifeline::{Held, Lifeline, Lifelines, Order},
     observe::ListenerMetrics,
-    rescue, serve,
+    rescue,
+    scene::{Door, DoorState},
+    serve,
     stream::Stream,
     worker::Worker,
 };
@@ -32,13 +31,14 @@ use crate::{
 /// Waited after a failed accept, which is mostly a lack of file descriptors that only time can mend.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// What all cores share of one listener.
+/// What all cores share of one listener under one policy; a reload makes another, for the connections that come after it.
 pub(crate) struct Listener {
+    /// Its place, which stays the same under every policy.
     pub(crate) idx: usize,
     pub(crate) name: ListenerName,
     pub(crate) policy: config::Listener,
     pub(crate) metrics: ListenerMetrics,
-    connections: AtomicUsize,
+    pub(crate) door: Arc<DoorState>,
 }
 
 /// One client's connection, as everything that happens on it sees it.
@@ -51,6 +51,7 @@ pub(crate) struct ClientConnection {
     address_text: Box<str>,
     pub(crate) hop: Hop,
     held: Held,
+    lifelines: Arc<Lifelines>,
     _permit: Permit,
 }
 
@@ -58,36 +59,35 @@ pub(crate) struct ClientConnection {
 #[derive(Debug)]
 struct Permit(Arc<Listener>);
 
-/// Accepts until told to stop; connections that the kernel has completed by then are served too.
-pub(crate) async fn accept_all(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
-    let stop = worker.stop.clone();
+/// Accepts until told to stop; connections that the kernel has completed by then are served too, here or by whom the socket was
+/// handed to.
+pub(crate) async fn accept_all(worker: Arc<Worker>, door: Arc<Door>, socket: TcpListener) {
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = door.stop.cancelled() => break,
             accepted = socket.accept() => accepted,
         };
-        if let Err(err) =
-            accepted.and_then(|(stream, from)| admit(&worker, &listener, stream, from))
-        {
+        if let Err(err) = accepted.and_then(|(stream, from)| admit(&worker, &door, stream, from)) {
+            let listener = door.listener.load();
             listener.metrics.accept_errors.increment(1);
             tracing::warn!(listener = %listener.name, %err, "accepting a connection");
             tokio::time::sleep(ACCEPT_BACKOFF).await;
         }
     }
+    if door.listener.load().door.is_handed_over.load(Relaxed) {
+        return;
+    }
     while let Some(Ok((stream, from))) = poll_once(|cx| socket.poll_accept(cx)).await {
         // Whoever cannot be admitted any more sees a close, as after the listener's own.
-        let _ = admit(&worker, &listener, stream, from);
+        let _ = admit(&worker, &door, stream, from);
     }
+    door.lifelines.tell_all(Order::Drain);
 }
 
 /// A permit before anything is read: what is over the limit costs nothing more than the accept.
-fn admit(
-    worker: &Arc<Worker>,
-    listener: &Arc<Listener>,
-    stream: TcpStream,
-    from: SocketAddr,
-) -> io::Result<()> {
+fn admit(worker: &Arc<Worker>, door: &Door, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
+    let listener = door.listener.load_full();
     listener.metrics.accepted.increment(1);
     let Some(permit) = listener.permit() else {
         listener.metrics.over_limit.increment(1);
@@ -95,7 +95,7 @@ fn admit(
         return Ok(());
     };
     stream.set_nodelay(true)?;
-    let client = ClientConnection::new(worker.clone(), listener.clone(), from, permit);
+    let client = ClientConnection::new(worker.clone(), door, from, permit);
     worker.connections.spawn(serve(client, stream));
     Ok(())
 }
@@ -133,13 +133,18 @@ async fn serve(client: ClientConnection, mut socket: TcpStream) {
 }
 
 impl Listener {
-    pub(crate) fn new(idx: usize, policy: config::Listener, metrics: ListenerMetrics) -> Arc<Self> {
+    pub(crate) fn new(
+        idx: usize,
+        policy: config::Listener,
+        metrics: ListenerMetrics,
+        door: Arc<DoorState>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             idx,
             name: policy.name.clone(),
             policy,
             metrics,
-            connections: AtomicUsize::new(0),
+            door,
         })
     }
 
@@ -150,7 +155,7 @@ impl Listener {
     fn permit(self: &Arc<Self>) -> Option<Permit> {
         // Counted before the check, so that two cores at the limit cannot both pass.
         let permit = Permit(self.clone());
-        let before = self.connections.fetch_add(1, Relaxed);
+        let before = self.door.connections.fetch_add(1, Relaxed);
         self.metrics.active.increment(1.0);
         (before < self.policy.max_connections).then_some(permit)
     }
@@ -164,22 +169,19 @@ impl std::fmt::Debug for Listener {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
+        self.0.door.connections.fetch_sub(1, Relaxed);
         self.0.metrics.active.decrement(1.0);
     }
 }
 
 impl ClientConnection {
-    fn new(
-        worker: Arc<Worker>,
-        listener: Arc<Listener>,
-        address: SocketAddr,
-        permit: Permit,
-    ) -> Self {
+    fn new(worker: Arc<Worker>, door: &Door, address: SocketAddr, permit: Permit) -> Self {
+        let listener = permit.0.clone();
         let trusted = listener.trusted().contains(address.ip());
         Self {
             hop: Hop::new(address.ip(), false, trusted),
-            held: worker.lifelines.hold(),
+            held: door.lifelines.hold(),
+            lifelines: door.lifelines.clone(),
             address_text: if worker.log.is_on() {
                 address.to_string().into()
             } else {
@@ -206,6 +208,11 @@ impl ClientConnection {
 
     pub(crate) fn address_text(&self) -> &str {
         &self.address_text
+    }
+
+    /// Where whatever goes on beside this connection is watched together with it.
+    pub(crate) fn lifelines(&self) -> &Arc<Lifelines> {
+        &self.lifelines
     }
 
     pub(crate) fn lifeline(&self) -> &Arc<Lifeline> {

@@ -1,8 +1,12 @@
-//! The admin address: is it alive, is it ready, what does it count, and what does it know. It steers nothing.
+//! The admin address and socket: is it alive, is it ready, what does it count, what does it know; and an operator's orders.
+//!
+//! Who may do what is decided in `entry` alone, connections are taken in `doors`, orders are carried out by the view.
 
 use std::{
+    net::SocketAddr,
+    path::PathBuf,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -10,65 +14,104 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::State,
+    error_handling::HandleErrorLayer,
+    extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
-use balancer_core::membership::Standing;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
-use tower::{ServiceBuilder, limit::GlobalConcurrencyLimitLayer, load_shed::LoadShedLayer};
+use tower::{
+    ServiceBuilder, limit::GlobalConcurrencyLimitLayer, load_shed::LoadShedLayer,
+    timeout::TimeoutLayer,
+};
 
 use crate::{
-    config::Config,
+    explain::Book,
+    reload,
     watch::{Question, RegistryStatus, ViewStatus},
+    world::InForce,
 };
+
+mod doors;
+mod entry;
+mod exchanges;
+mod orders;
+mod scene;
+mod socket;
+
+pub(crate) use doors::{Doors, serve};
+pub(crate) use entry::{Token, TokenError};
+pub(crate) use socket::{AdminSocket, SocketError, default_path};
 
 /// A core that has not turned for this long is stuck.
 const PULSE_MAX: Duration = Duration::from_secs(10);
 
-/// Requests to this address at once; it must never weigh on the cores.
+/// Requests at once; they must never weigh on the cores.
 const REQUESTS_AT_ONCE: usize = 32;
+
+/// What one request may take: the view answers in microseconds unless it is stuck.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The largest body of an order is a number in braces.
+const BODY_BYTES_MAX: usize = 4096;
 
 /// One core's sign of life, in milliseconds since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse(pub(crate) AtomicU64);
 
 pub(crate) struct Admin {
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: InForce,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) questions: mpsc::Sender<Question>,
     pub(crate) pulses: Vec<Arc<Pulse>>,
     pub(crate) started: Instant,
     pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) address: SocketAddr,
+    /// Where the socket is, once this process has it.
+    pub(crate) socket: OnceLock<PathBuf>,
+    pub(crate) book: Arc<Book>,
+    pub(crate) reloads: reload::Handle,
 }
 
 type Shared = State<Arc<Admin>>;
 
 pub(crate) fn router(admin: Arc<Admin>) -> Router {
     let bounded = ServiceBuilder::new()
-        .layer(axum::error_handling::HandleErrorLayer::new(async |_| {
-            StatusCode::SERVICE_UNAVAILABLE
-        }))
+        .layer(HandleErrorLayer::new(async |_| busy()))
         .layer(LoadShedLayer::new())
-        .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_AT_ONCE));
+        .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_AT_ONCE))
+        .layer(TimeoutLayer::new(ANSWER_WITHIN));
     Router::new()
         .route("/", get(index))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
-        .route("/api/v1/endpoints", get(endpoints))
-        .route("/api/v1/routes", get(routes))
+        .route("/api/v1/endpoints", get(scene::endpoints))
+        .route("/api/v1/listeners", get(scene::listeners))
+        .route("/api/v1/routes", get(scene::routes))
+        .route("/api/v1/services", get(scene::services))
         .route("/api/v1/config", get(config))
+        .route("/api/v1/exchanges", get(exchanges::list))
+        .route("/api/v1/exchanges/{id}", get(exchanges::find))
+        .route("/api/v1/nodes/{id}/drain", post(orders::drain))
+        .route("/api/v1/nodes/{id}/undrain", post(orders::undrain))
+        .route("/api/v1/nodes/{id}/weight", post(orders::weight))
+        .route("/api/v1/reload", post(orders::reload))
+        .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing at this path"))
+        .layer(middleware::from_fn_with_state(admin.clone(), entry::guard))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(bounded)
         .with_state(admin)
 }
 
 async fn index() -> &'static str {
-    "colonnade balancer\n\n/livez  /readyz  /metrics\n/api/v1/status  /api/v1/endpoints  /api/v1/routes  /api/v1/config\n"
+    "colonnade balancer\n\n/livez  /readyz  /metrics\n/api/v1/{status,endpoints,listeners,routes,services,config,exchanges}\n"
 }
 
 /// Alive: every core's event loop turns. It says nothing of nodes or the registry, whose faults a restart would not mend.
@@ -79,27 +122,19 @@ async fn livez(State(admin): Shared) -> Response {
     };
     match admin.pulses.iter().position(is_stuck) {
         None => "ok\n".into_response(),
-        Some(core) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("core {core} does not turn\n"),
-        )
-            .into_response(),
+        Some(core) => unavailable(format!("core {core} does not turn\n")),
     }
 }
 
 /// Ready: it has a view of the cluster, however old, leaving nodes know of it, and it is not leaving itself.
 async fn readyz(State(admin): Shared) -> Response {
     if admin.draining.load(Relaxed) {
-        return (StatusCode::SERVICE_UNAVAILABLE, "leaving\n").into_response();
+        return unavailable("leaving\n");
     }
     match ask(&admin, Question::Status).await {
         Some(ViewStatus { is_ready: true, .. }) => "ok\n".into_response(),
-        Some(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the registry has not answered yet\n",
-        )
-            .into_response(),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "leaving\n").into_response(),
+        Some(_) => unavailable("the registry has not answered yet\n"),
+        None => unavailable("leaving\n"),
     }
 }
 
@@ -117,68 +152,37 @@ struct Status {
     version: &'static str,
     uptime_ms: u64,
     cores: usize,
+    ready: bool,
     draining: bool,
+    address: SocketAddr,
+    socket: Option<PathBuf>,
     registry: Option<RegistryStatus>,
+    /// How the configuration was last read again; absent before the first time.
+    last_reload: Option<reload::Report>,
 }
 
 async fn status(State(admin): Shared) -> Response {
     let Some(view) = ask(&admin, Question::Status).await else {
         return leaving();
     };
+    let draining = admin.draining.load(Relaxed);
     Json(Status {
-        id: admin.config.id.clone(),
+        id: admin.config.load().id.clone(),
         version: env!("CARGO_PKG_VERSION"),
         uptime_ms: admin.started.elapsed().as_millis() as u64,
         cores: admin.pulses.len(),
-        draining: admin.draining.load(Relaxed),
+        ready: view.is_ready && !draining,
+        draining,
+        address: admin.address,
+        socket: admin.socket.get().cloned(),
         registry: view.registry,
+        last_reload: admin.reloads.last(),
     })
     .into_response()
 }
 
-#[derive(Serialize)]
-struct Endpoints {
-    endpoints: Vec<Standing>,
-}
-
-async fn endpoints(State(admin): Shared) -> Response {
-    match ask(&admin, Question::Standings).await {
-        Some(endpoints) => Json(Endpoints { endpoints }).into_response(),
-        None => leaving(),
-    }
-}
-
-#[derive(Serialize)]
-struct Route<'a> {
-    name: &'a str,
-    listeners: Vec<&'a str>,
-    hosts: &'a [String],
-    path: &'a str,
-    service: &'a str,
-}
-
-async fn routes(State(admin): Shared) -> Response {
-    let config = &admin.config;
-    let shown: Vec<_> = config
-        .routes
-        .iter()
-        .map(|route| Route {
-            name: &route.name,
-            listeners: route
-                .listeners
-                .iter()
-                .map(|&at| config.listeners[at].name.as_str())
-                .collect(),
-            hosts: &route.hosts,
-            path: &route.path,
-            service: config.services[route.service].name.as_str(),
-        })
-        .collect();
-    Json(serde_json::json!({ "routes": shown })).into_response()
-}
-
 async fn config(State(admin): Shared) -> Response {
-    Json(&*admin.config).into_response()
+    Json(&**admin.config.load()).into_response()
 }
 
 async fn ask<T>(admin: &Admin, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
@@ -187,6 +191,20 @@ async fn ask<T>(admin: &Admin, question: impl FnOnce(oneshot::Sender<T>) -> Ques
     answer.await.ok()
 }
 
+/// A failure of the API, in words for a person and in JSON for a program.
+fn refuse(status: StatusCode, why: impl std::fmt::Display) -> Response {
+    (status, Json(json!({ "error": why.to_string() }))).into_response()
+}
+
 fn leaving() -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, "leaving\n").into_response()
+    refuse(StatusCode::SERVICE_UNAVAILABLE, "the balancer is leaving")
+}
+
+fn busy() -> Response {
+    let why = "too many requests at once, or the view did not answer in time";
+    refuse(StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+fn unavailable(why: impl Into<String>) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, why.into()).into_response()
 }

@@ -1,46 +1,52 @@
-//! Builds a balancer whole from its configuration, starts it, and ends it.
+//! Builds a balancer whole from its configuration, starts it, has it take over from another, and ends it.
+
+mod plan;
+mod service;
+
+pub use crate::observe::LogReopener;
+pub(crate) use plan::incarnation;
+pub(crate) use service::{sticky, watched};
 
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use balancer_core::{
-    health,
-    membership::{Membership, Rules, Source, Watched},
-    retry::Budget,
-    table::{HostPatternError, PathPrefixError, RouteTable, Rule, TableError},
+    sticky::SecretError,
+    table::{HostPatternError, PathPrefixError, TableError},
 };
-use fastrand::Rng;
 use metrics_exporter_prometheus::BuildError;
 use registry::Registry;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    accept::Listener,
-    admin::{self, Admin, Pulse},
-    config::{self, Config, Discover, ProbeKind},
-    lifeline::Lifelines,
-    net,
-    observe::{AccessLog, AccessSink, Metrics},
-    pick::Service,
-    watch::{self, Core, ViewStart},
-    worker::{self, Applied, ORDERS_WAITING, SUSPICIONS_WAITING, Target, Worker},
+    admin::{SocketError, TokenError},
+    app::plan::Plan,
+    config::{Config, Discover},
+    observe::AccessSink,
+    reload,
+    takeover::{Elder, Heir, HeirStream, TakeoverError},
+    watch::{Order, Question},
+    world::{InForce, KeptSockets},
 };
-
-/// Questions of the admin API that may wait for the view.
-const QUESTIONS_WAITING: usize = 64;
 
 /// How long the last access lines may take to be written; whoever reads them may be stuck.
 const LOG_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a balancer that takes over waits for a registry that may not answer; what it remembers has to do after that.
+const REGISTRY_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often a balancer that takes over looks whether it is ready.
+const READY_LOOKS_EVERY: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -55,6 +61,10 @@ pub enum StartError {
         address: SocketAddr,
         cause: io::Error,
     },
+    #[error("admin socket: {0}")]
+    AdminSocket(#[from] SocketError),
+    #[error(transparent)]
+    AdminToken(#[from] TokenError),
     #[error("opening the access log: {0}")]
     AccessLog(io::Error),
     #[error("the routes contradict each other: {0}")]
@@ -71,35 +81,89 @@ pub enum StartError {
     },
     #[error("service `{0}` is found through the registry, but there is no [registry]")]
     NoRegistry(String),
+    #[error("service `{service}`: reading the secrets of its cookie from {path}: {cause}")]
+    SecretFile {
+        service: String,
+        path: String,
+        cause: io::Error,
+    },
+    #[error("service `{service}`: {path}: {cause}")]
+    Secret {
+        service: String,
+        path: String,
+        cause: SecretError,
+    },
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] BuildError),
     #[error("starting a thread: {0}")]
     Thread(io::Error),
+    #[error("keeping a second handle of a socket: {0}")]
+    SecondHandle(io::Error),
+    #[error("takeover: cannot listen at {path}: {cause}")]
+    Successors { path: PathBuf, cause: io::Error },
 }
 
 /// A running balancer. Dropping it without [`Balancer::leave`] lets it run on.
-#[derive(Debug)]
 pub struct Balancer {
     listeners: Vec<(String, SocketAddr)>,
     admin: SocketAddr,
-    drain_deadline: Duration,
+    in_force: InForce,
+    kept: Arc<KeptSockets>,
     draining: Arc<AtomicBool>,
     cores: Vec<(oneshot::Sender<Duration>, JoinHandle<()>)>,
-    control: (oneshot::Sender<()>, JoinHandle<()>),
+    /// None while the thread is still to be started.
+    control: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     log_written: oneshot::Receiver<()>,
+    reloads: reload::Handle,
+    log: LogReopener,
+    orders: mpsc::Sender<Order>,
+    questions: mpsc::Sender<Question>,
+    /// While a predecessor answers at the admin address, this one does not.
+    admin_begins: Option<oneshot::Sender<()>>,
+    predecessor: Option<HeirStream>,
+    elder: Option<Elder>,
+    succeeded: Arc<Notify>,
+}
+
+/// What a balancer begins with.
+pub struct Beginning {
+    pub config: Config,
+    pub registry: Option<Registry>,
+    /// Where the configuration can be read again; without it there are no reloads.
+    pub source: Option<reload::Source>,
+    /// The running balancer to take over from.
+    pub heir: Option<Heir>,
 }
 
 impl Balancer {
-    /// Opens every socket, then starts one thread per core and one that keeps the view.
+    /// Opens every socket, then starts one thread per core and one that keeps the view. It never reloads its configuration.
     ///
     /// # Errors
     /// When anything cannot be had; then nothing was started.
     pub fn start(config: Config, registry: Option<Registry>) -> Result<Self, StartError> {
-        check_registry(&config, registry.as_ref())?;
+        Self::begin(Beginning {
+            config,
+            registry,
+            source: None,
+            heir: None,
+        })
+    }
+
+    /// As [`Balancer::start`], with all that a program can bring. One that takes over accepts nobody before
+    /// [`Balancer::take_over`].
+    ///
+    /// # Errors
+    /// When anything cannot be had; then nothing was started.
+    pub fn begin(beginning: Beginning) -> Result<Self, StartError> {
+        check_registry(&beginning.config, beginning.registry.as_ref())?;
         let (sink, log_written) =
-            AccessSink::open(&config.log.access).map_err(StartError::AccessLog)?;
-        let plan = Plan::new(Arc::new(config), registry, sink)?;
-        plan.start(log_written)
+            AccessSink::open(&beginning.config.log.access).map_err(StartError::AccessLog)?;
+        let (plan, source) = Plan::new(beginning, sink)?;
+        let mut balancer = plan.start(source, log_written)?;
+        if balancer.predecessor.is_none() {
+            balancer.await_successor().map_err(StartError::Thread)?;
+        }
+        Ok(balancer)
     }
 
     pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
@@ -110,26 +174,110 @@ impl Balancer {
         self.admin
     }
 
+    /// Has the access log's file opened anew, after somebody has moved it away.
+    pub fn log(&self) -> LogReopener {
+        self.log.clone()
+    }
+
+    pub fn reloads(&self) -> reload::Handle {
+        self.reloads.clone()
+    }
+
+    /// Waits until this balancer can serve, opens its doors, and has the running one let go. Without one it returns at once.
+    ///
+    /// # Errors
+    /// When this balancer is not ready in time, or the running one does not let go; it then has to go, and nothing has happened.
+    pub async fn take_over(&mut self) -> Result<(), TakeoverError> {
+        let Some(predecessor) = self.predecessor.take() else {
+            return Ok(());
+        };
+        self.until_ready().await?;
+        let (reply, opened) = oneshot::channel();
+        self.order(Order::Open(reply)).await?;
+        opened.await.map_err(|_| TakeoverError::Leaving)?;
+        let serves = self.listeners.iter().map(|(_, it)| *it).collect();
+        let handed_over = tokio::task::spawn_blocking(move || predecessor.ready(serves)).await;
+        handed_over.map_err(|_| TakeoverError::Leaving)??;
+        self.order(Order::Succeed).await?;
+        if let Some(begin) = self.admin_begins.take() {
+            // The control thread ends only with the balancer.
+            let _ = begin.send(());
+        }
+        self.await_successor().map_err(TakeoverError::Listen)
+    }
+
+    /// Fires when another process has taken over; what is left is to leave.
+    pub async fn succeeded(&self) {
+        self.succeeded.notified().await;
+    }
+
     /// Accepts nothing new, lets what is under way end until the drain deadline, then goes.
     pub async fn leave(self) {
         self.draining.store(true, Relaxed);
+        self.kept.let_go();
+        let drain_deadline = self.in_force.load().drain_deadline;
         let mut threads = Vec::new();
         for (leave, thread) in self.cores {
             // A core that is gone already has left.
-            let _ = leave.send(self.drain_deadline);
+            let _ = leave.send(drain_deadline);
             threads.push(thread);
         }
         join(threads).await;
-        let (leave, thread) = self.control;
-        let _ = leave.send(());
-        join(vec![thread]).await;
+        if let Some((leave, thread)) = self.control {
+            let _ = leave.send(());
+            join(vec![thread]).await;
+        }
         if let Err(err) = tokio::time::timeout(LOG_WITHIN, self.log_written).await {
             tracing::warn!(%err, "the last access lines are lost");
         }
     }
+
+    async fn until_ready(&self) -> Result<(), TakeoverError> {
+        let config = self.in_force.load_full();
+        let within = config.takeover.as_ref().map(|it| it.ready_timeout);
+        let within = within.unwrap_or_default();
+        let ready = async {
+            let began = Instant::now();
+            let mut looks = tokio::time::interval(READY_LOOKS_EVERY);
+            loop {
+                looks.tick().await;
+                if self.is_ready(began.elapsed() < REGISTRY_WITHIN).await? {
+                    return Ok(());
+                }
+            }
+        };
+        match tokio::time::timeout(within, ready).await {
+            Ok(ready) => ready,
+            Err(_) => Err(TakeoverError::NotReady(within)),
+        }
+    }
+
+    /// Remembered nodes make a view too, but its predecessor may have heard of changes since.
+    async fn is_ready(&self, waits_for_registry: bool) -> Result<bool, TakeoverError> {
+        let (reply, status) = oneshot::channel();
+        let asked = self.questions.send(Question::Status(reply)).await;
+        asked.map_err(|_| TakeoverError::Leaving)?;
+        let status = status.await.map_err(|_| TakeoverError::Leaving)?;
+        let hears = status.registry.is_none_or(|it| it.connected);
+        Ok(status.is_ready && (hears || !waits_for_registry))
+    }
+
+    async fn order(&self, order: Order) -> Result<(), TakeoverError> {
+        let sent = self.orders.send(order).await;
+        sent.map_err(|_| TakeoverError::Leaving)
+    }
+
+    fn await_successor(&mut self) -> io::Result<()> {
+        self.elder.take().map_or(Ok(()), Elder::start)
+    }
 }
 
-fn check_registry(config: &Config, registry: Option<&Registry>) -> Result<(), StartError> {
+/// # Errors
+/// When a service needs a registry and there is none.
+pub(crate) fn check_registry(
+    config: &Config,
+    registry: Option<&Registry>,
+) -> Result<(), StartError> {
     let orphan = config
         .services
         .iter()
@@ -151,301 +299,4 @@ async fn join(threads: Vec<JoinHandle<()>>) {
     if joined.await.is_err() {
         tracing::error!("waiting for the balancer's threads was interrupted");
     }
-}
-
-/// Everything that can fail, done before anything runs.
-struct Plan {
-    config: Arc<Config>,
-    registry: Option<Registry>,
-    metrics: Metrics,
-    sink: AccessSink,
-    routes: Arc<RouteTable<Target>>,
-    listeners: Vec<Arc<Listener>>,
-    /// By listener, then by core.
-    sockets: Vec<Vec<std::net::TcpListener>>,
-    addresses: Vec<(String, SocketAddr)>,
-    admin: std::net::TcpListener,
-    admin_address: SocketAddr,
-    epoch: Instant,
-}
-
-impl Plan {
-    fn new(
-        config: Arc<Config>,
-        registry: Option<Registry>,
-        sink: AccessSink,
-    ) -> Result<Self, StartError> {
-        let metrics = Metrics::new()?;
-        let routes = Arc::new(table(&config)?);
-        let mut sockets = Vec::new();
-        let mut addresses = Vec::new();
-        for listener in &config.listeners {
-            let address = listener.address;
-            let failed = |cause| StartError::Listen {
-                name: listener.name.to_string(),
-                address,
-                cause,
-            };
-            let opened = net::listen(address, config.workers).map_err(failed)?;
-            addresses.push((
-                listener.name.to_string(),
-                opened[0].local_addr().map_err(failed)?,
-            ));
-            sockets.push(opened);
-        }
-        let address = config.admin.address;
-        let failed = |cause| StartError::Admin { address, cause };
-        let admin = net::listen(address, 1).map_err(failed)?.remove(0);
-        let admin_address = admin.local_addr().map_err(failed)?;
-        let listeners = (0..)
-            .zip(&config.listeners)
-            .map(|(idx, it)| Listener::new(idx, it.clone(), metrics.listener(it.name.as_str())))
-            .collect();
-        Ok(Self {
-            config,
-            registry,
-            metrics,
-            sink,
-            routes,
-            listeners,
-            sockets,
-            addresses,
-            admin,
-            admin_address,
-            epoch: Instant::now(),
-        })
-    }
-
-    fn start(mut self, log_written: oneshot::Receiver<()>) -> Result<Balancer, StartError> {
-        let (suspicions, suspected) = mpsc::channel(SUSPICIONS_WAITING);
-        let applied_changed = Arc::new(Notify::new());
-        let budgets: Vec<_> = self
-            .config
-            .services
-            .iter()
-            .map(|it| Arc::new(Budget::new(it.retry_ratio)))
-            .collect();
-        let (mut cores, mut threads, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
-        for idx in 0..self.config.workers {
-            let applied = Arc::new(Applied::new(applied_changed.clone()));
-            let pulse = Arc::new(Pulse::default());
-            let (batches, inbox) = mpsc::channel(ORDERS_WAITING);
-            let (leave, left) = oneshot::channel();
-            let start = worker::Start {
-                worker: self.worker(&budgets, suspicions.clone(), pulse.clone()),
-                listeners: self.sockets_of_core(),
-                batches: inbox,
-                applied: applied.clone(),
-                leave: left,
-            };
-            let thread = spawn(format!("core-{idx}"), move || worker::run(start))?;
-            cores.push(Core { batches, applied });
-            threads.push((leave, thread));
-            pulses.push(pulse);
-        }
-        let draining = Arc::new(AtomicBool::new(false));
-        let (questions, asked) = mpsc::channel(QUESTIONS_WAITING);
-        let admin = Arc::new(Admin {
-            config: self.config.clone(),
-            metrics: self.metrics.handle(),
-            questions,
-            pulses,
-            started: self.epoch,
-            draining: draining.clone(),
-        });
-        let drain_deadline = self.config.drain_deadline;
-        let (listeners, admin_address) = (self.addresses.clone(), self.admin_address);
-        let control = self.start_control(cores, suspected, asked, applied_changed, admin)?;
-        Ok(Balancer {
-            listeners,
-            admin: admin_address,
-            drain_deadline,
-            draining,
-            cores: threads,
-            control,
-            log_written,
-        })
-    }
-
-    fn worker(
-        &self,
-        budgets: &[Arc<Budget>],
-        suspicions: mpsc::Sender<worker::Suspicion>,
-        pulse: Arc<Pulse>,
-    ) -> Worker {
-        let services = budgets
-            .iter()
-            .enumerate()
-            .map(|(idx, budget)| {
-                let policy = self.config.services[idx].clone();
-                let metrics = self.metrics.service(policy.name.as_str());
-                Arc::new(Service::new(
-                    idx,
-                    policy,
-                    metrics,
-                    budget.clone(),
-                    self.epoch,
-                    Rng::new(),
-                ))
-            })
-            .collect();
-        Worker {
-            services,
-            routes: self.routes.clone(),
-            lifelines: Lifelines::new(self.epoch),
-            log: AccessLog::new(self.sink.clone(), self.metrics.view.log_dropped.clone()),
-            stop: CancellationToken::new(),
-            connections: TaskTracker::new(),
-            suspicions,
-            rng: Mutex::new(Rng::new()),
-            pulse,
-            epoch: self.epoch,
-        }
-    }
-
-    fn sockets_of_core(&mut self) -> Vec<(Arc<Listener>, std::net::TcpListener)> {
-        let of_core = self.sockets.iter_mut().filter_map(Vec::pop);
-        self.listeners.iter().cloned().zip(of_core).collect()
-    }
-
-    fn start_control(
-        self,
-        cores: Vec<Core>,
-        suspicions: mpsc::Receiver<worker::Suspicion>,
-        questions: mpsc::Receiver<watch::Question>,
-        applied_changed: Arc<Notify>,
-        admin: Arc<Admin>,
-    ) -> Result<(oneshot::Sender<()>, JoinHandle<()>), StartError> {
-        let view = ViewStart {
-            membership: membership(&self.config),
-            registry: self.registry,
-            cores,
-            suspicions,
-            questions,
-            applied_changed,
-            service_metrics: self
-                .config
-                .services
-                .iter()
-                .map(|it| self.metrics.service(it.name.as_str()))
-                .collect(),
-            metrics: self.metrics.view.clone(),
-            incarnation: incarnation(),
-            address: self
-                .addresses
-                .first()
-                .map(|(_, it)| it.to_string())
-                .unwrap_or_default(),
-            config: self.config,
-        };
-        let (leave, left) = oneshot::channel();
-        let socket = self.admin;
-        let thread = spawn("control".to_owned(), move || {
-            control(view, socket, admin, left)
-        })?;
-        Ok((leave, thread))
-    }
-}
-
-/// The thread beside the cores: the view and the admin address.
-fn control(
-    view: ViewStart,
-    socket: std::net::TcpListener,
-    admin: Arc<Admin>,
-    leave: oneshot::Receiver<()>,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let socket = net::adopt(socket)?;
-        let metrics = admin.metrics.clone();
-        tokio::spawn(async move {
-            if let Err(err) = axum::serve(socket, admin::router(admin)).await {
-                tracing::error!(%err, "serving the admin address");
-            }
-        });
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(Duration::from_secs(1));
-            loop {
-                ticks.tick().await;
-                // Histograms keep every sample until this is called; nobody may ever scrape.
-                metrics.run_upkeep();
-            }
-        });
-        watch::run(view, leave).await;
-        Ok(())
-    })
-}
-
-fn spawn(
-    name: String,
-    run: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> Result<JoinHandle<()>, StartError> {
-    let reported = name.clone();
-    std::thread::Builder::new()
-        .name(name)
-        .spawn(move || {
-            if let Err(err) = run() {
-                tracing::error!(thread = reported, %err, "a thread of the balancer ended");
-            }
-        })
-        .map_err(StartError::Thread)
-}
-
-fn table(config: &Config) -> Result<RouteTable<Target>, StartError> {
-    let mut routes = Vec::new();
-    for route in &config.routes {
-        let target = Target {
-            route: route.name.as_str().into(),
-            service: route.service,
-        };
-        routes.push((rule(route)?, target));
-    }
-    Ok(RouteTable::build(routes)?)
-}
-
-fn rule(route: &config::Route) -> Result<Rule, StartError> {
-    let name = || route.name.clone();
-    let hosts: Result<Vec<_>, _> = route.hosts.iter().map(|it| it.parse()).collect();
-    Ok(Rule {
-        name: route.name.as_str().into(),
-        listeners: route.listeners.clone(),
-        hosts: hosts.map_err(|cause| StartError::Host {
-            route: name(),
-            cause,
-        })?,
-        path: route.path.parse().map_err(|cause| StartError::Path {
-            route: name(),
-            cause,
-        })?,
-    })
-}
-
-fn membership(config: &Config) -> Membership {
-    let rules = Rules {
-        lost_for_max: config.membership.lost_for_max,
-    };
-    let watched = config.services.iter().map(|service| Watched {
-        name: service.name.clone(),
-        source: match service.discover {
-            Discover::Registry => Source::Registry,
-            Discover::Static(_) | Discover::Dns(_) => Source::Addresses,
-        },
-        probing: health::Policy {
-            regular: service.probe.kind != ProbeKind::Off,
-            interval: service.probe.interval,
-            healthy_after: service.probe.healthy_after,
-            unhealthy_after: service.probe.unhealthy_after,
-        },
-    });
-    Membership::new(rules, watched.collect(), Rng::new())
-}
-
-/// Which life of this balancer it is: the time of its start, in microseconds, tells two of them apart and in order.
-fn incarnation() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_micros() as u64
 }

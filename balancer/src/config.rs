@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,10 +16,25 @@ use balancer_core::{
 };
 use serde::{Deserialize, Serialize, Serializer};
 
+mod admin;
 mod check;
+mod explain;
+mod fixed;
+mod outlier;
+mod picking;
 mod raw;
 mod shown;
+mod takeover;
+mod tracing;
 mod value;
+
+pub use admin::{Admin, AdminSocket, SocketMode};
+pub(crate) use check::host_name;
+pub use explain::ExplainConfig;
+pub use outlier::Outlier;
+pub use picking::{Pick, PickPolicy, SameSiteWord, SlowStart, Sticky};
+pub use takeover::Takeover;
+pub use tracing::{Endpoint, Parent, Protocol, TracingConfig};
 
 /// Everything a balancer is told. It serialises with every default in place, and services and listeners by name; secrets
 /// stand in files of their own, so that only their paths are in it.
@@ -27,27 +42,28 @@ mod value;
 pub struct Config {
     /// Tells this balancer from the others in the registry. Default: the host name.
     pub id: String,
+    /// Where this balancer is, in the words of the nodes' records. Default: nowhere, all nodes are alike.
+    pub zone: Option<String>,
     /// How many threads carry traffic, never 0. Default: one per core.
     pub workers: usize,
     /// How long work under way may take to end after the balancer was told to stop. Default: 30 s.
     pub drain_deadline: Duration,
+    /// Whether a change of the configuration's file is a reason to read it again. Default: true.
+    pub watch_config: bool,
+    /// How the next program takes over the sockets of this one. Default: not at all.
+    pub takeover: Option<Takeover>,
     pub admin: Admin,
     /// Where nodes announce themselves. Default: nowhere, unless an embedding program brings a registry.
     pub registry: Option<registry::Config>,
     pub membership: MembershipConfig,
     pub log: Log,
+    pub explain: ExplainConfig,
+    /// Default: none, nothing is traced.
+    pub tracing: Option<TracingConfig>,
     /// At least one.
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub services: Vec<Service>,
-}
-
-/// Where the balancer is asked about itself: metrics, health, the configuration in force.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Admin {
-    /// Default: `127.0.0.1:9901`.
-    pub address: SocketAddr,
 }
 
 /// How membership outlives the registry.
@@ -191,6 +207,10 @@ pub struct Service {
     /// How many retries each request pays for: 0.2 lets one request in five be tried again. Default: 0.2.
     pub retry_ratio: f64,
     pub probe: Probe,
+    pub pick: Pick,
+    pub outlier: Outlier,
+    pub slow_start: Option<SlowStart>,
+    pub sticky: Option<Sticky>,
 }
 
 /// Where the endpoints of a service come from.
@@ -287,14 +307,6 @@ impl Config {
         self.services
             .iter()
             .any(|it| it.discover == Discover::Registry)
-    }
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self {
-            address: (Ipv4Addr::LOCALHOST, 9901).into(),
-        }
     }
 }
 

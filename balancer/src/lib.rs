@@ -14,13 +14,25 @@
 //! observe::Exchange    written down when it is dropped
 //! ```
 //!
+//! What an exchange goes by, the routes and services, is a [`scene`] that a core replaces whole when the configuration is read again
+//! ([`reload`], [`world`]); [`takeover`] hands the listening sockets to the next program.
+//!
 //! Beside the cores one thread keeps the view ([`watch`]): registry, DNS and probes in, offers and withdrawals out to every core.
 //!
-//! What is deliberately absent: TLS, sessions that move, rate limits, reload. Nothing here decides what `balancer_core` can decide.
+//! What is deliberately absent: TLS, sessions that move, rate limits. Nothing here decides what `balancer_core` can decide.
 
 pub mod config;
 
 pub mod app;
+pub mod notify;
+pub mod reload;
+pub mod takeover;
+
+pub mod cli;
+
+pub mod explain;
+
+pub mod trace_export;
 
 mod accept;
 mod detect;
@@ -37,8 +49,10 @@ mod admin;
 mod probe;
 mod resolve;
 mod watch;
+mod world;
 
 mod lifeline;
 mod net;
+mod scene;
 mod stream;
 mod worker;

@@ -1,12 +1,22 @@
 //! The one file of this program that opens sockets.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    fs::Permissions,
+    io,
+    net::SocketAddr,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::Path,
+    time::Duration,
+};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel completes while every core is busy; past it clients retry their SYN.
 const BACKLOG: i32 = 4096;
+
+/// The same for the admin socket, where people come, and few.
+const BACKLOG_OF_OPERATORS: i32 = 64;
 
 /// Binds one listening socket per core to the same address; the kernel spreads connections over them.
 ///
@@ -57,6 +67,41 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Deals sockets over cores. Where there are more sockets than cores a core gets several, where there are fewer cores share one:
+/// sockets that were handed over are never closed, because connections may wait in them, and none is added, because connections
+/// would be lost in it if this program died.
+pub(crate) fn deal(
+    sockets: Vec<std::net::TcpListener>,
+    n_cores: usize,
+) -> Vec<Vec<std::net::TcpListener>> {
+    let mut by_core: Vec<Vec<_>> = (0..n_cores).map(|_| Vec::new()).collect();
+    let shared: Vec<_> = (sockets.len()..n_cores)
+        .filter_map(|core| {
+            let socket = sockets[core % sockets.len()].try_clone();
+            let failed = |err: &io::Error| tracing::warn!(core, %err, "sharing a socket");
+            Some((core, socket.inspect_err(failed).ok()?))
+        })
+        .collect();
+    let own = sockets.into_iter().enumerate();
+    for (at, socket) in own.map(|(n, it)| (n % n_cores, it)).chain(shared) {
+        by_core[at].push(socket);
+    }
+    by_core
+}
+
+/// Listens at a path of the file system, where whoever listened before is replaced; only this user may connect.
+///
+/// # Errors
+/// When the socket cannot be put there.
+pub(crate) fn listen_at_path(path: &Path) -> io::Result<UnixListener> {
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let _ = std::fs::remove_file(&beside);
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, Permissions::from_mode(0o600))?;
+    std::fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
 /// Hands a listening socket to the runtime of the calling core.
 ///
 /// # Errors
@@ -82,4 +127,48 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     // A socket that the client closed already cannot be told; nothing is lost then.
     let _ = socket.set_linger(Some(Duration::ZERO));
+}
+
+/// Binds a UNIX socket that nobody can connect to until [`listen_unix`].
+///
+/// # Errors
+/// When its file cannot be made.
+pub(crate) fn bind_unix(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
+
+/// # Errors
+/// When the system cannot queue connections for it.
+pub(crate) fn listen_unix(socket: Socket) -> io::Result<UnixListener> {
+    socket.listen(BACKLOG_OF_OPERATORS)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_socket_is_accepted_on_and_every_core_accepts() {
+        let check = |n_sockets: usize, n_cores: usize, expected: &[&[usize]]| {
+            let bind =
+                |_| std::net::TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+            let sockets: Vec<_> = (0..n_sockets).map(bind).collect();
+            let port = |it: &std::net::TcpListener| it.local_addr().expect("it is bound").port();
+            let ports: Vec<_> = sockets.iter().map(port).collect();
+            let place = |it| ports.iter().position(|port_of| *port_of == port(it));
+            let dealt: Vec<Vec<_>> = deal(sockets, n_cores)
+                .iter()
+                .map(|own| own.iter().filter_map(place).collect())
+                .collect();
+            assert_eq!(dealt, expected, "{n_sockets} sockets, {n_cores} cores");
+        };
+        check(2, 2, &[&[0], &[1]]);
+        check(3, 2, &[&[0, 2], &[1]]);
+        check(2, 3, &[&[0], &[1], &[0]]);
+        check(1, 3, &[&[0], &[0], &[0]]);
+    }
 }

@@ -1,8 +1,16 @@
 //! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
 
 mod access;
+mod picking;
+mod renewal;
+mod spans;
+mod story;
 
+pub use access::LogReopener;
 pub(crate) use access::{AccessLog, AccessSink};
+pub(crate) use picking::PickMetrics;
+pub(crate) use renewal::{ReloadMetrics, TakeoverMetrics};
+pub(crate) use spans::SpanMetrics;
 
 use std::{
     sync::Arc,
@@ -21,6 +29,7 @@ use metrics_exporter_prometheus::{
 
 use crate::{
     accept::ClientConnection,
+    explain::{ExchangeId, Story},
     pick::{Lease, Service},
 };
 
@@ -117,6 +126,7 @@ pub(crate) struct Exchange {
     /// Only kept when there is a line to write.
     line: Option<Box<Line>>,
     service: Option<Arc<Service>>,
+    story: Story,
     status: StatusCode,
     ended: Option<Ended>,
     /// Bytes of the request's body that came, and of the answer's that went.
@@ -147,6 +157,7 @@ impl Exchange {
             began: Instant::now(),
             line,
             service: None,
+            story: Story::default(),
             status: StatusCode::OK,
             ended: None,
             received: 0,
@@ -176,6 +187,16 @@ impl Exchange {
             line.node = Some(lease.node().clone());
             line.tries = tries;
         });
+        let after = self.time_of_try(tries) - self.began;
+        story::begin_try(&mut self.story, self.client.worker(), lease, after);
+    }
+
+    /// The id under which client, balancer and node know the request.
+    pub(crate) fn known_as(&mut self, id: &RequestId) {
+        self.story.id = match id {
+            RequestId::Fresh(number) => (*number).into(),
+            RequestId::Kept(text) => ExchangeId::of(text.as_bytes()),
+        };
     }
 
     pub(crate) fn routed(&mut self, service: &Arc<Service>) {
@@ -185,6 +206,7 @@ impl Exchange {
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = status;
+        story::begin_answer(&mut self.story, self.began);
     }
 
     /// Says why it ended; only the first reason counts.
@@ -236,6 +258,7 @@ impl Drop for Exchange {
             };
             self.client.worker().log.write(&written);
         }
+        story::remember(self, ended, took);
     }
 }
 
@@ -283,6 +306,7 @@ pub(crate) struct ServiceMetrics {
     pub(crate) dial_failures: Counter,
     pub(crate) endpoints_offered: Gauge,
     pub(crate) endpoints_known: Gauge,
+    pub(crate) picking: PickMetrics,
     by_class: Arc<[Counter]>,
     ended: Arc<[Counter]>,
     duration: Histogram,
@@ -303,6 +327,7 @@ impl ServiceMetrics {
             dial_failures: counter!("colonnade_balancer_node_connection_failures_total", "service" => name()),
             endpoints_offered: gauge!("colonnade_balancer_endpoints", "service" => name(), "state" => "offered"),
             endpoints_known: gauge!("colonnade_balancer_endpoints", "service" => name(), "state" => "known"),
+            picking: PickMetrics::new(service),
             by_class: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(class).into(),
             ended: Ended::ALL.map(ended).into(),
             duration: histogram!("colonnade_balancer_request_duration_seconds", "service" => name()),
@@ -359,6 +384,7 @@ impl Metrics {
             .build_recorder();
         let view = metrics::with_local_recorder(&recorder, || {
             describe();
+            picking::describe();
             ViewMetrics::new()
         });
         Ok(Self { recorder, view })
@@ -370,6 +396,11 @@ impl Metrics {
 
     pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
         metrics::with_local_recorder(&self.recorder, || ServiceMetrics::new(name))
+    }
+
+    /// Makes handles that another file defines.
+    pub(crate) fn scoped<T>(&self, make: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&self.recorder, make)
     }
 
     pub(crate) fn handle(&self) -> PrometheusHandle {
@@ -395,6 +426,8 @@ impl ViewMetrics {
 }
 
 fn describe() {
+    describe_services();
+    describe_view();
     describe_gauge!(
         "colonnade_balancer_build_info",
         "Always 1; the label tells the version."
@@ -423,6 +456,9 @@ fn describe() {
         "colonnade_balancer_unrouted_requests_total",
         "Requests answered without a service, by why they ended."
     );
+}
+
+fn describe_services() {
     describe_counter!(
         "colonnade_balancer_requests_total",
         "Requests by service and class of the answer's status."
@@ -462,8 +498,11 @@ fn describe() {
     );
     describe_gauge!(
         "colonnade_balancer_endpoints",
-        "Endpoints known, and those offered new work."
+        "Endpoints known, those offered new work, and those ejected."
     );
+}
+
+fn describe_view() {
     describe_gauge!(
         "colonnade_balancer_registry_connected",
         "1 while the registry answers."

@@ -5,26 +5,36 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use balancer_core::{
+    affinity::Asked,
     endpoint::Endpoint,
     load::Nanos,
     message::Limits,
     name::{NodeId, ServiceName},
-    pool::Pool,
+    picker::maglev,
+    pool::{Pool, Rules, Shared},
     retry::Budget,
+    sticky::Sticky,
 };
 use fastrand::Rng;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config,
     dial::{DialPolicy, Node, Upstream},
     observe::ServiceMetrics,
+    scene::ServiceParts,
+    worker::{Suspicion, Worker},
 };
+
+mod outcome;
+mod sticky;
+
+pub(crate) use sticky::fields;
 
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PickError {
@@ -43,12 +53,25 @@ pub(crate) struct Service {
     pub(crate) metrics: ServiceMetrics,
     /// Shared by all cores: retries are a share of the service's whole traffic.
     pub(crate) budget: Arc<Budget>,
+    sticky: Option<Arc<Sticky>>,
+    suspicions: mpsc::Sender<Suspicion>,
+    has_zone: bool,
     epoch: Instant,
     dial: DialPolicy,
-    pool: Mutex<Pool<Arc<Upstream>>>,
+    /// Shared, as are the next two, with every other policy that this service has had: nobody who waits is left behind.
+    pool: Arc<Mutex<Pool<Arc<Upstream>>>>,
+    arrival: Arc<Notify>,
+    waiting: Arc<AtomicUsize>,
     rng: Mutex<Rng>,
-    arrival: Notify,
-    waiting: AtomicUsize,
+}
+
+/// What the cores of a service choose by, and share.
+#[derive(Debug)]
+pub(crate) struct Picker {
+    /// Where this balancer is.
+    pub(crate) zone: Option<String>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) sticky: Option<Arc<Sticky>>,
 }
 
 /// An endpoint lent for one exchange; it counts as in flight until this is dropped.
@@ -56,37 +79,67 @@ pub(crate) struct Service {
 pub(crate) struct Lease {
     pub(crate) upstream: Arc<Upstream>,
     began: Instant,
-    epoch: Instant,
 }
 
 impl Service {
-    pub(crate) fn new(
-        idx: usize,
-        policy: config::Service,
-        metrics: ServiceMetrics,
-        budget: Arc<Budget>,
-        epoch: Instant,
-        rng: Rng,
-    ) -> Self {
-        let dial = DialPolicy {
-            connect_timeout: policy.connect_timeout,
-            idle_timeout: policy.idle_timeout,
-            idle_max: policy.max_idle_connections,
-            head: Limits::default(),
+    pub(crate) fn new(parts: &ServiceParts, worker: &Worker) -> Self {
+        let (policy, picker) = (&parts.policy, &parts.picker);
+        let rules = Rules {
+            policy: policy.pick.policy(),
+            zone: picker.zone.clone(),
         };
+        let pool = Pool::new(rules, picker.shared.clone());
         Self {
             name: policy.name.clone(),
-            idx,
-            policy,
-            metrics,
-            budget,
-            epoch,
-            dial,
-            pool: Mutex::default(),
-            rng: Mutex::new(rng),
-            arrival: Notify::new(),
-            waiting: AtomicUsize::new(0),
+            idx: parts.idx.0,
+            dial: dial_policy(policy),
+            policy: policy.clone(),
+            metrics: parts.metrics.clone(),
+            budget: parts.budget.clone(),
+            sticky: picker.sticky.clone(),
+            has_zone: picker.zone.is_some(),
+            suspicions: worker.suspicions.clone(),
+            epoch: worker.epoch,
+            pool: Arc::new(Mutex::new(pool)),
+            arrival: Arc::default(),
+            waiting: Arc::default(),
+            rng: Mutex::new(Rng::new()),
         }
+    }
+
+    /// Whether this is what a core makes of `parts`.
+    pub(crate) fn goes_by(&self, parts: &ServiceParts) -> bool {
+        self.policy == parts.policy && self.sticky == parts.picker.sticky
+    }
+
+    /// The same service under another policy. It goes on with the endpoints, their connections and the queue; exchanges under way
+    /// keep the policy that they began with.
+    pub(crate) fn renewed(&self, parts: &ServiceParts) -> Self {
+        let policy = &parts.policy;
+        let renewed = Self {
+            name: policy.name.clone(),
+            idx: self.idx,
+            dial: dial_policy(policy),
+            policy: policy.clone(),
+            metrics: parts.metrics.clone(),
+            budget: parts.budget.clone(),
+            sticky: parts.picker.sticky.clone(),
+            has_zone: self.has_zone,
+            suspicions: self.suspicions.clone(),
+            epoch: self.epoch,
+            pool: self.pool.clone(),
+            arrival: self.arrival.clone(),
+            waiting: self.waiting.clone(),
+            rng: Mutex::new(Rng::new()),
+        };
+        let members: Vec<_> = renewed.lock_pool().members().cloned().collect();
+        for upstream in members {
+            renewed.offer(upstream.endpoint.clone());
+        }
+        let (policy, mut rng) = (policy.pick.policy(), renewed.lock_rng());
+        renewed.lock_pool().choose_by(policy, &mut rng);
+        drop(rng);
+        renewed
     }
 
     /// Lends an endpoint that is not among `tried`, waiting for one if need be.
@@ -99,9 +152,10 @@ impl Service {
     pub(crate) async fn pick(
         &self,
         now: Instant,
+        asked: &Asked,
         tried: &mut Vec<NodeId>,
     ) -> Result<Lease, PickError> {
-        if let Some(lease) = self.try_pick(now, tried) {
+        if let Some(lease) = self.try_pick(now, asked, tried) {
             return Ok(lease);
         }
         let _place = self.queue()?;
@@ -111,7 +165,7 @@ impl Service {
             tokio::pin!(arrival);
             // Registered before the pool is looked at again, or an arrival in between would be missed.
             arrival.as_mut().enable();
-            if let Some(lease) = self.try_pick(Instant::now(), tried) {
+            if let Some(lease) = self.try_pick(Instant::now(), asked, tried) {
                 return Ok(lease);
             }
             if tokio::time::timeout_at(deadline, arrival).await.is_err() {
@@ -128,11 +182,12 @@ impl Service {
             self.dial,
             self.metrics.dials.clone(),
         ));
+        let mut rng = self.lock_rng();
         let mut pool = self.lock_pool();
         if let Some(old) = pool.get(&upstream.endpoint.node) {
             upstream.inherit(old);
         }
-        let replaced = pool.upsert(upstream);
+        let replaced = pool.upsert(upstream, &mut rng);
         drop(pool);
         if let Some(old) = replaced {
             old.retire();
@@ -146,6 +201,11 @@ impl Service {
         if let Some(upstream) = removed {
             upstream.retire();
         }
+    }
+
+    /// Who gets which keys from here on.
+    pub(crate) fn set_table(&self, table: Arc<maglev::Table>) {
+        self.lock_pool().set_table(table);
     }
 
     /// An endpoint that was under suspicion has answered a probe.
@@ -166,18 +226,31 @@ impl Service {
     }
 
     pub(crate) fn sweep(&self, now: Instant) {
-        let members: Vec<_> = self.lock_pool().members().to_vec();
+        let members: Vec<_> = self.lock_pool().members().cloned().collect();
         for upstream in members {
             upstream.sweep(now);
         }
     }
 
-    fn try_pick(&self, now: Instant, tried: &[NodeId]) -> Option<Lease> {
+    fn try_pick(&self, now: Instant, asked: &Asked, tried: &[NodeId]) -> Option<Lease> {
         let nanos = nanos(self.epoch, now);
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        let upstream = self.lock_pool().pick(nanos, &mut rng, tried)?;
+        let mut rng = self.lock_rng();
+        let mut pool = self.lock_pool();
+        let upstream = pool.pick(nanos, &mut rng, asked, tried)?;
         self.metrics.picks.increment(1);
-        Some(Lease::begin(upstream, now, self.epoch))
+        if self.has_zone {
+            let metrics = &self.metrics.picking;
+            let zone = match pool.is_local(&upstream.endpoint) {
+                true => &metrics.local,
+                false => &metrics.remote,
+            };
+            zone.increment(1);
+        }
+        Some(Lease::begin(upstream, now))
+    }
+
+    fn lock_rng(&self) -> MutexGuard<'_, Rng> {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> Result<QueuePlace<'_>, PickError> {
@@ -204,13 +277,9 @@ impl Drop for QueuePlace<'_> {
 }
 
 impl Lease {
-    fn begin(upstream: Arc<Upstream>, began: Instant, epoch: Instant) -> Self {
+    fn begin(upstream: Arc<Upstream>, began: Instant) -> Self {
         upstream.endpoint.load.begin();
-        Self {
-            upstream,
-            began,
-            epoch,
-        }
+        Self { upstream, began }
     }
 
     pub(crate) fn node(&self) -> &NodeId {
@@ -222,15 +291,6 @@ impl Lease {
         self.began = Instant::now();
     }
 
-    /// The node has begun to answer: what it took is what the next pick goes by. Returns the latency.
-    pub(crate) fn answered(&self) -> Duration {
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(self.began);
-        let load = &self.upstream.endpoint.load;
-        load.observe(nanos(self.epoch, now), latency);
-        latency
-    }
-
     pub(crate) fn give_back(&self, node: Node) {
         self.upstream.give_back(node);
     }
@@ -239,6 +299,15 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.endpoint.load.end();
+    }
+}
+
+fn dial_policy(policy: &config::Service) -> DialPolicy {
+    DialPolicy {
+        connect_timeout: policy.connect_timeout,
+        idle_timeout: policy.idle_timeout,
+        idle_max: policy.max_idle_connections,
+        head: Limits::default(),
     }
 }
 

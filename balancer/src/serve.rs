@@ -307,7 +307,7 @@ impl Served {
         let client = self.client.clone();
         let tracker = client.worker().clone();
         tracker.connections.spawn(async move {
-            let held = client.worker().lifelines.hold();
+            let held = client.lifelines().hold();
             let (parts, recv) = request.into_parts();
             let is_whole = recv.is_end_stream();
             let Ok(head) = request_from_http2(&parts, is_whole) else {

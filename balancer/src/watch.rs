@@ -3,35 +3,45 @@
 //! Facts come in as one closed list of events; the membership decides; its commands go to every core in the same order. When all cores
 //! have applied what a revision of the registry brought, the balancer's own record says so: that is what a leaving node waits for.
 
+mod orders;
+mod snapshot;
+
+pub(crate) use orders::{AdoptError, Adopted, Order};
+
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::pending,
-    path::PathBuf,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use balancer_core::{
     endpoint::Endpoint,
+    load::Nanos,
     membership::{Command, Membership, NodeFacts, ServiceIdx, Standing},
     name::NodeId,
-    recall::{self, Recall},
+    overrides::{Override, OverrideError},
+    recall::{Kept, Recall},
 };
 use registry::{
     Announcement, BalancerRecord, Event as RegistryEvent, NodeRecord, NodeState, Registry,
     Revision, Watch,
 };
 use serde::Serialize;
-use tokio::{
-    sync::{Notify, Semaphore, mpsc, oneshot},
-    task::JoinHandle,
-};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    config::{Config, DnsConfig},
-    observe::{ServiceMetrics, ViewMetrics},
+    config::{Discover, DnsConfig, Service},
+    observe::ViewMetrics,
     probe, resolve,
-    worker::{Applied, Batch, Change, Suspicion},
+    scene::Opening,
+    watch::snapshot::Snapshot,
+    worker::{Applied, Batch, Change, Suspicion, Symptom},
+    world::World,
 };
 
 /// Probes under way at once; the others wait their turn.
@@ -60,6 +70,7 @@ enum Event {
         addresses: Vec<std::net::SocketAddr>,
     },
     Asked(Question),
+    Ordered(Order),
     /// A core has applied what it was sent.
     Applied,
     /// The balancer's own record is in the registry for the first time.
@@ -68,10 +79,47 @@ enum Event {
     Tick,
 }
 
-/// What the admin API wants to know.
+/// What the admin API wants to know, or to have done.
 pub(crate) enum Question {
     Standings(oneshot::Sender<Vec<Standing>>),
     Status(oneshot::Sender<ViewStatus>),
+    /// Where clients really connect to, by the names of the listeners: the system may have chosen the ports.
+    Addresses(oneshot::Sender<Vec<(String, std::net::SocketAddr)>>),
+    /// Answered with what is in force for the node from then on.
+    Order(NodeOrder, oneshot::Sender<Result<Override, OverrideError>>),
+}
+
+/// An operator's order about one node.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeOrder {
+    pub(crate) node: NodeId,
+    pub(crate) change: OrderChange,
+    /// Who gave it, for the log.
+    pub(crate) by: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OrderChange {
+    Drain,
+    Undrain,
+    /// None is the weight that the node announces.
+    Weight(Option<u32>),
+}
+
+impl OrderChange {
+    fn on(self, order: Override) -> Override {
+        match self {
+            Self::Drain => Override {
+                drained: true,
+                ..order
+            },
+            Self::Undrain => Override {
+                drained: false,
+                ..order
+            },
+            Self::Weight(weight) => Override { weight, ..order },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -98,17 +146,22 @@ pub(crate) struct Core {
 }
 
 pub(crate) struct ViewStart {
-    pub(crate) config: Arc<Config>,
+    pub(crate) world: World,
+    /// Doors that stay shut until the balancer whose sockets these are can be replaced.
+    pub(crate) shut: Vec<Arc<Opening>>,
     pub(crate) registry: Option<Registry>,
     pub(crate) membership: Membership,
     pub(crate) cores: Vec<Core>,
     pub(crate) suspicions: mpsc::Receiver<Suspicion>,
     pub(crate) questions: mpsc::Receiver<Question>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) draining: Arc<AtomicBool>,
     /// Shared with every core's `Applied`.
     pub(crate) applied_changed: Arc<Notify>,
-    pub(crate) service_metrics: Vec<ServiceMetrics>,
     pub(crate) metrics: ViewMetrics,
     pub(crate) incarnation: u64,
+    /// Since when loads count their nanoseconds.
+    pub(crate) epoch: Instant,
     /// The entry's address, for other parts of the cluster to read.
     pub(crate) address: String,
 }
@@ -129,6 +182,15 @@ struct View {
     has_view: bool,
     heard_at: Instant,
     snapshot: Snapshot,
+    /// The snapshot's nodes, kept as they are by a balancer that runs without a registry.
+    recalled: Vec<NodeFacts>,
+    /// Changes that go to the cores before those that the membership decides next.
+    changes: Vec<Change>,
+    /// Who wants to know when the cores have applied a batch.
+    waiting: Vec<(u64, oneshot::Sender<()>)>,
+    resolver_by_service: BTreeMap<ServiceIdx, AbortOnDropHandle<()>>,
+    /// Another process has taken over: the record in the registry and the snapshot are its own.
+    is_succeeded: bool,
 }
 
 /// Runs until `leave` fires, then takes the balancer's record out of the registry.
@@ -153,7 +215,9 @@ pub(crate) async fn run(start: ViewStart, mut leave: oneshot::Receiver<()>) {
 
 impl View {
     fn new(start: ViewStart) -> Self {
-        let snapshot = Snapshot::new(start.config.membership.snapshot.clone());
+        let snapshot = Snapshot::new(start.world.config().membership.snapshot.clone());
+        // Two processes must not write the one file: whoever has shut doors still has a predecessor.
+        let is_succeeded = !start.shut.is_empty();
         Self {
             watch: start.registry.as_ref().map(Registry::watch),
             start,
@@ -169,6 +233,11 @@ impl View {
             has_view: false,
             heard_at: Instant::now(),
             snapshot,
+            recalled: Vec::new(),
+            changes: Vec::new(),
+            waiting: Vec::new(),
+            resolver_by_service: BTreeMap::new(),
+            is_succeeded,
         }
     }
 
@@ -176,31 +245,43 @@ impl View {
     fn begin(&mut self) {
         let now = Instant::now();
         self.has_view = self.watch.is_none();
-        if self.watch.is_some()
-            && let Some(recall) = self.snapshot.read()
-        {
-            tracing::info!(
-                nodes = recall.nodes.len(),
-                "recalled the nodes of the last run"
-            );
-            self.has_view = true;
-            self.start.membership.handle_recall(now, recall.nodes);
+        if let Some(recall) = self.snapshot.read() {
+            self.recall(now, recall);
         }
-        for idx in 0..self.start.config.services.len() {
-            self.begin_service(now, ServiceIdx(idx));
+        let services: Vec<_> = self.start.world.services().cloned().collect();
+        for service in services {
+            self.begin_service(now, service.idx, &service.policy);
         }
     }
 
-    fn begin_service(&mut self, now: Instant, service: ServiceIdx) {
-        use crate::config::Discover;
-        match &self.start.config.services[service.0].discover {
+    fn recall(&mut self, now: Instant, recall: Recall) {
+        tracing::info!(
+            nodes = recall.nodes.len(),
+            overrides = recall.overrides.len(),
+            "recalled the nodes of the last run"
+        );
+        let orders = recall.overrides.iter().map(|it| (it.node(), it.order));
+        self.start.membership.recall_overrides(orders);
+        if self.watch.is_some() {
+            self.has_view = true;
+            self.start.membership.handle_recall(now, recall.nodes);
+        } else {
+            self.recalled = recall.nodes;
+        }
+    }
+
+    fn begin_service(&mut self, now: Instant, service: ServiceIdx, policy: &Service) {
+        self.resolver_by_service.remove(&service);
+        match &policy.discover {
             Discover::Registry => {}
             Discover::Static(addresses) => self
                 .start
                 .membership
                 .handle_addresses(now, service, addresses),
             Discover::Dns(dns) => {
-                tokio::spawn(keep_resolving(service, dns.clone(), self.reports.0.clone()));
+                let resolving = keep_resolving(service, dns.clone(), self.reports.0.clone());
+                let task = AbortOnDropHandle::new(tokio::spawn(resolving));
+                self.resolver_by_service.insert(service, task);
             }
         }
     }
@@ -216,6 +297,7 @@ impl View {
             () = self.start.applied_changed.notified() => Event::Applied,
             () = first_stored(&mut self.announcement, self.announced) => Event::Announced,
             Some(question) = self.start.questions.recv() => Event::Asked(question),
+            Some(order) = self.start.orders.recv() => Event::Ordered(order),
         }
     }
 
@@ -228,22 +310,37 @@ impl View {
                 endpoint,
                 ok,
             } => self.handle_probed(now, service, &endpoint, ok),
-            Event::Suspected(suspicion) => {
-                self.start.metrics.suspicions.increment(1);
-                tracing::info!(node = %suspicion.node, "a core could not reach a node");
-                self.start
-                    .membership
-                    .handle_suspicion(now, suspicion.service, &suspicion.node);
-            }
+            Event::Suspected(suspicion) => self.handle_suspicion(now, suspicion),
             Event::Resolved { service, addresses } => self
                 .start
                 .membership
                 .handle_addresses(now, service, &addresses),
             Event::Asked(question) => self.answer(question),
+            Event::Ordered(order) => self.carry_out(now, order),
             Event::Applied => {}
             Event::Announced => self.announced = true,
             Event::Due => self.start.membership.handle_timeout(now),
             Event::Tick => self.tick(),
+        }
+    }
+
+    fn handle_suspicion(&mut self, now: Instant, suspicion: Suspicion) {
+        let Suspicion {
+            service,
+            node,
+            symptom,
+        } = suspicion;
+        let membership = &mut self.start.membership;
+        match symptom {
+            Symptom::Unreachable => {
+                self.start.metrics.suspicions.increment(1);
+                tracing::info!(%node, "a core could not reach a node");
+                membership.handle_suspicion(now, service, &node);
+            }
+            Symptom::Failing => {
+                tracing::info!(%node, "a node's answers are failures");
+                membership.handle_failing(now, service, &node);
+            }
         }
     }
 
@@ -315,7 +412,7 @@ impl View {
 
     /// Carries out what the membership decided, then says which revision is applied.
     async fn obey(&mut self) {
-        let mut changes = Vec::new();
+        let mut changes = std::mem::take(&mut self.changes);
         while let Some(command) = self.start.membership.next_command() {
             match command {
                 Command::Offer { service, endpoint } => {
@@ -325,6 +422,9 @@ impl View {
                 Command::Withdraw { service, node } => {
                     tracing::info!(%node, "offering a node no new work");
                     changes.push(Change::Withdraw { service, node });
+                }
+                Command::Table { service, table } => {
+                    changes.push(Change::Table { service, table });
                 }
                 Command::Trust { service } => changes.push(Change::Trust { service }),
                 Command::Probe { service, endpoint } => self.begin_probe(service, endpoint),
@@ -340,7 +440,7 @@ impl View {
 
     async fn send(&mut self, changes: Vec<Change>) {
         self.batch += 1;
-        self.snapshot.outdated = true;
+        self.snapshot.outdated |= self.watch.is_some();
         let batch = Arc::new(Batch {
             number: self.batch,
             changes,
@@ -368,6 +468,7 @@ impl View {
             .iter()
             .map(|core| core.applied.number.load(Relaxed))
             .min();
+        self.tell_waiting(applied.unwrap_or(self.batch));
         let mut newest = None;
         while let Some((batch, revision)) = self.under_way.front().copied() {
             if applied.is_some_and(|applied| applied < batch) {
@@ -385,10 +486,10 @@ impl View {
 
     /// Says in the registry how far every core of this balancer has come. Not before the first list: until then nobody should wait for it.
     fn announce(&mut self) {
-        let (Some(registry), Some(config)) = (&self.start.registry, Some(&self.start.config))
-        else {
+        let Some(registry) = &self.start.registry else {
             return;
         };
+        let config = self.start.world.config();
         let record = BalancerRecord {
             id: config.id.clone(),
             incarnation: self.start.incarnation,
@@ -406,7 +507,10 @@ impl View {
     }
 
     fn begin_probe(&self, service: ServiceIdx, endpoint: Arc<Endpoint>) {
-        let policy = self.start.config.services[service.0].probe.clone();
+        let Some(policy) = self.start.world.service(service) else {
+            return;
+        };
+        let policy = policy.policy.probe.clone();
         let (permits, reports) = (self.probes.clone(), self.reports.0.clone());
         tokio::spawn(async move {
             let Ok(_permit) = permits.acquire().await else {
@@ -434,26 +538,63 @@ impl View {
             self.start.metrics.registry_staleness.set(age.as_secs_f64());
         }
         self.count_endpoints();
-        if self.watch.is_some() && self.snapshot.is_due() {
-            let facts = self.start.membership.facts();
-            self.snapshot.write(facts, &self.start.metrics);
+        let is_wanted = self.keeps_snapshot() || self.has_orders_to_write();
+        if is_wanted && self.snapshot.is_due() {
+            self.write_snapshot();
         }
+    }
+
+    /// Orders are kept without a registry too, but never beside a successor, who has them by now.
+    fn has_orders_to_write(&self) -> bool {
+        self.watch.is_none() && self.snapshot.outdated && !self.is_succeeded
+    }
+
+    fn write_snapshot(&mut self) {
+        let membership = &self.start.membership;
+        let kept = |(node, order): (&NodeId, Override)| Kept {
+            node: node.to_string(),
+            order,
+        };
+        let overrides = membership.overrides().all().map(kept).collect();
+        let nodes = match self.watch {
+            Some(_) => membership.facts(),
+            None => self.recalled.clone(),
+        };
+        self.snapshot.write(nodes, overrides, &self.start.metrics);
     }
 
     fn count_endpoints(&self) {
-        for (idx, metrics) in self.start.service_metrics.iter().enumerate() {
-            let (known, offered) = self.start.membership.count(ServiceIdx(idx));
-            metrics.endpoints_known.set(known as f64);
-            metrics.endpoints_offered.set(offered as f64);
+        for service in self.start.world.services() {
+            let (known, offered) = self.start.membership.count(service.idx);
+            service.metrics.endpoints_known.set(known as f64);
+            service.metrics.endpoints_offered.set(offered as f64);
+            let selected = self.start.membership.selected(service.idx);
+            service.metrics.picking.show(&selected);
         }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         // Whoever asked may have gone; then nobody misses the answer.
         match question {
-            Question::Standings(to) => drop(to.send(self.start.membership.standings())),
+            Question::Standings(to) => drop(to.send(self.standings())),
             Question::Status(to) => drop(to.send(self.status())),
+            Question::Addresses(to) => drop(to.send(self.start.world.addresses())),
+            Question::Order(order, to) => drop(to.send(self.order(order))),
         }
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        let now = self.start.epoch.elapsed().as_nanos() as u64;
+        self.start.membership.standings(Nanos(now))
+    }
+
+    fn order(&mut self, order: NodeOrder) -> Result<Override, OverrideError> {
+        let NodeOrder { node, change, by } = order;
+        let wanted = change.on(self.start.membership.overrides().of(&node));
+        self.start.membership.set_override(&node, wanted)?;
+        tracing::info!(%node, ?change, by, drained = wanted.drained, weight = wanted.weight, "an operator gave an order");
+        self.snapshot.outdated = true;
+        Ok(wanted)
     }
 
     fn status(&self) -> ViewStatus {
@@ -472,14 +613,15 @@ impl View {
     }
 
     async fn end(mut self) {
-        if let Some(announcement) = self.announcement.take() {
+        if let Some(announcement) = self.announcement.take()
+            && !self.is_succeeded
+        {
             announcement.withdraw(WITHDRAW_WITHIN).await;
         }
-        if self.watch.is_some() {
-            // Two writers would share the file beside the snapshot.
-            self.snapshot.finish().await;
-            let facts = self.start.membership.facts();
-            self.snapshot.write(facts, &self.start.metrics);
+        // Two writers would share the file beside the snapshot.
+        self.snapshot.finish().await;
+        if self.keeps_snapshot() || self.has_orders_to_write() {
+            self.write_snapshot();
             self.snapshot.finish().await;
         }
     }
@@ -557,82 +699,4 @@ async fn keep_resolving(service: ServiceIdx, dns: DnsConfig, reports: mpsc::Send
         };
         tokio::time::sleep(pause).await;
     }
-}
-
-/// The file by which a balancer remembers its nodes while the registry is away.
-struct Snapshot {
-    path: Option<PathBuf>,
-    outdated: bool,
-    writing: Option<JoinHandle<()>>,
-}
-
-impl Snapshot {
-    fn new(path: Option<PathBuf>) -> Self {
-        Self {
-            path,
-            outdated: false,
-            writing: None,
-        }
-    }
-
-    fn read(&self) -> Option<Recall> {
-        let path = self.path.as_ref()?;
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return None,
-            Err(err) => {
-                tracing::error!(path = %path.display(), %err, "reading the membership snapshot");
-                return None;
-            }
-        };
-        match recall::decode(&text) {
-            Ok(recall) => Some(recall),
-            Err(err) => {
-                tracing::error!(path = %path.display(), %err, "the membership snapshot is not used");
-                None
-            }
-        }
-    }
-
-    fn is_due(&self) -> bool {
-        self.outdated
-            && self.path.is_some()
-            && self.writing.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// Writes beside the file, syncs and renames, on a thread of its own: a slow disk stops nothing.
-    fn write(&mut self, nodes: Vec<NodeFacts>, metrics: &ViewMetrics) {
-        let Some(path) = self.path.clone() else {
-            return;
-        };
-        self.outdated = false;
-        let failures = metrics.snapshot_failures.clone();
-        self.writing = Some(tokio::task::spawn_blocking(move || {
-            let saved_at = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_millis() as u64;
-            let text = recall::encode(&Recall { saved_at, nodes });
-            if let Err(err) = replace_file(&path, &text) {
-                failures.increment(1);
-                tracing::error!(path = %path.display(), %err, "writing the membership snapshot");
-            }
-        }));
-    }
-
-    async fn finish(&mut self) {
-        if let Some(writing) = self.writing.take() {
-            // A panic in there was reported by the thread itself.
-            let _ = writing.await;
-        }
-    }
-}
-
-fn replace_file(path: &std::path::Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    let beside = path.with_extension("new");
-    let mut file = std::fs::File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)
 }

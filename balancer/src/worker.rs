@@ -1,15 +1,17 @@
 //! One core: its services, its connections, its thread. Nothing in here is shared with another core except through atomics.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
-use balancer_core::{endpoint::Endpoint, membership::ServiceIdx, name::NodeId, table::RouteTable};
+use arc_swap::{ArcSwap, Guard};
+use balancer_core::{endpoint::Endpoint, membership::ServiceIdx, name::NodeId, picker::maglev};
 use fastrand::Rng;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,10 +19,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept::{self, Listener},
     admin::Pulse,
-    lifeline::{Lifelines, Order, SWEEP_INTERVAL},
+    explain::Page,
+    lifeline::{Order, SWEEP_INTERVAL},
     net,
     observe::AccessLog,
     pick::Service,
+    scene::{Door, Opening, Scene, SceneChange},
+    trace_export::Exporter,
 };
 
 /// Batches of changes that may wait for a core; past it the view waits with them.
@@ -33,7 +38,7 @@ pub(crate) const SUSPICIONS_WAITING: usize = 1024;
 const NODE_SWEEP_EVERY: u64 = 4;
 
 /// What the view tells each core to do. All cores obey the same orders in the same sequence.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Change {
     Offer {
         service: ServiceIdx,
@@ -47,6 +52,14 @@ pub(crate) enum Change {
     Trust {
         service: ServiceIdx,
     },
+    /// Who gets which keys.
+    Table {
+        service: ServiceIdx,
+        table: Arc<maglev::Table>,
+    },
+    /// Everything that the configuration decides, at once.
+    Scene(Arc<SceneChange>),
+    Open(Arc<Opening>),
 }
 
 /// Changes that are applied together, and the number by which each core confirms them.
@@ -73,56 +86,86 @@ impl Applied {
     }
 }
 
-/// A core could not reach an endpoint.
+/// A core sees something wrong with an endpoint.
 #[derive(Debug)]
 pub(crate) struct Suspicion {
     pub(crate) service: ServiceIdx,
     pub(crate) node: NodeId,
+    pub(crate) symptom: Symptom,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Symptom {
+    /// It could not be reached, or broke off.
+    Unreachable,
+    /// It answers, but too many of its answers in a row are failures.
+    Failing,
 }
 
 #[derive(Debug)]
 pub(crate) struct Worker {
-    pub(crate) services: Vec<Arc<Service>>,
-    pub(crate) routes: Arc<RouteTable<Target>>,
-    pub(crate) lifelines: Arc<Lifelines>,
+    /// Its place among the cores.
+    pub(crate) core: usize,
+    pub(crate) scene: ArcSwap<Scene>,
+    /// By listener; closed ones stay until the last of their connections must be gone.
+    pub(crate) doors: Mutex<BTreeMap<usize, Arc<Door>>>,
+    /// The last scene of each closed door, by which its connections go.
+    pub(crate) farewells: Mutex<BTreeMap<usize, Arc<Scene>>>,
     pub(crate) log: AccessLog,
     pub(crate) stop: CancellationToken,
     pub(crate) connections: TaskTracker,
     pub(crate) suspicions: mpsc::Sender<Suspicion>,
     pub(crate) rng: Mutex<Rng>,
     pub(crate) pulse: Arc<Pulse>,
+    /// Where its exchanges are remembered.
+    pub(crate) page: Arc<Page>,
+    /// Where spans go, if there is a collector.
+    #[expect(dead_code, reason = "the engine that makes spans offers them here")]
+    pub(crate) exporter: Option<Exporter>,
     pub(crate) epoch: Instant,
-}
-
-/// Where a route leads.
-#[derive(Debug, Clone)]
-pub(crate) struct Target {
-    pub(crate) route: Arc<str>,
-    pub(crate) service: usize,
 }
 
 /// What a core is started with.
 pub(crate) struct Start {
     pub(crate) worker: Worker,
-    pub(crate) listeners: Vec<(Arc<Listener>, std::net::TcpListener)>,
+    /// The first scene and doors.
+    pub(crate) changes: Vec<Change>,
     pub(crate) batches: mpsc::Receiver<Arc<Batch>>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) leave: oneshot::Receiver<Duration>,
 }
 
 impl Worker {
+    /// What a connection of this listener goes by at the moment.
+    pub(crate) fn scene_of(&self, listener: &Listener) -> Guard<Arc<Scene>> {
+        if listener.door.is_closed.load(Relaxed)
+            && let Some(last) = lock(&self.farewells).get(&listener.idx)
+        {
+            return Guard::from_inner(last.clone());
+        }
+        self.scene.load()
+    }
+
     /// Tells the others that `service`'s endpoint could not be reached; only the first to notice does.
     pub(crate) fn suspect(&self, service: &Service, endpoint: &Endpoint) {
+        service.unreached(endpoint);
         if endpoint.suspect() {
             let suspicion = Suspicion {
                 service: ServiceIdx(service.idx),
                 node: endpoint.node.clone(),
+                symptom: Symptom::Unreachable,
             };
             // A full queue means that plenty is being looked into; the endpoint stays suspected and is reported again.
             if self.suspicions.try_send(suspicion).is_err() {
                 endpoint.trust();
             }
         }
+    }
+
+    fn tell_all(&self, order: Order) {
+        lock(&self.doors)
+            .values()
+            .for_each(|it| it.lifelines.tell_all(order));
     }
 
     pub(crate) fn with_rng<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
@@ -144,11 +187,8 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
 
 async fn live(start: Start) -> io::Result<()> {
     let worker = Arc::new(start.worker);
-    for (listener, socket) in start.listeners {
-        let socket = net::adopt(socket)?;
-        worker
-            .connections
-            .spawn(accept::accept_all(worker.clone(), listener, socket));
+    for change in &start.changes {
+        apply(&worker, change);
     }
     tokio::spawn(obey(worker.clone(), start.batches, start.applied));
     let sweeper = tokio::spawn(sweep(worker.clone()));
@@ -170,12 +210,78 @@ async fn obey(worker: Arc<Worker>, mut batches: mpsc::Receiver<Arc<Batch>>, appl
     }
 }
 
-fn apply(worker: &Worker, change: &Change) {
+fn apply(worker: &Arc<Worker>, change: &Change) {
+    let scene = worker.scene.load();
+    // A service that is gone has no use for news.
+    let of = |service: &ServiceIdx| scene.service(service.0);
     match change {
-        Change::Offer { service, endpoint } => worker.services[service.0].offer(endpoint.clone()),
-        Change::Withdraw { service, node } => worker.services[service.0].withdraw(node),
-        Change::Trust { service } => worker.services[service.0].announce_arrival(),
+        Change::Offer { service, endpoint } => {
+            of(service).inspect(|it| it.offer(endpoint.clone()));
+        }
+        Change::Withdraw { service, node } => {
+            of(service).inspect(|it| it.withdraw(node));
+        }
+        Change::Trust { service } => {
+            of(service).inspect(|it| it.announce_arrival());
+        }
+        Change::Table { service, table } => {
+            of(service).inspect(|it| it.set_table(table.clone()));
+        }
+        Change::Scene(change) => enter(worker, change),
+        Change::Open(opening) => open(worker, opening),
     }
+}
+
+/// Without a pause in between, so that every request of this core sees either the old scene or the new one.
+fn enter(worker: &Arc<Worker>, change: &SceneChange) {
+    let before = worker.scene.load_full();
+    let next = before.next(change, worker);
+    worker.scene.store(Arc::new(next));
+    let doors = lock(&worker.doors);
+    for listener in &change.changed {
+        if let Some(door) = doors.get(&listener.idx) {
+            door.listener.store(listener.clone());
+        }
+    }
+    for idx in &change.closed {
+        if let Some(door) = doors.get(idx) {
+            lock(&worker.farewells).insert(*idx, before.clone());
+            door.stop.cancel();
+            door.lifelines.tell_all(Order::Drain);
+            let (worker, idx) = (worker.clone(), *idx);
+            tokio::spawn(forget_door(worker, idx, change.drain_deadline));
+        }
+    }
+}
+
+async fn forget_door(worker: Arc<Worker>, idx: usize, deadline: Duration) {
+    tokio::time::sleep(deadline).await;
+    let door = lock(&worker.doors).remove(&idx);
+    if let Some(door) = door {
+        door.lifelines.tell_all(Order::Cut);
+    }
+    lock(&worker.farewells).remove(&idx);
+}
+
+fn open(worker: &Arc<Worker>, opening: &Opening) {
+    let door = Arc::new(Door::new(opening.listener.clone(), worker));
+    for socket in opening.take(worker.core) {
+        match net::adopt(socket) {
+            Ok(socket) => drop(worker.connections.spawn(accept::accept_all(
+                worker.clone(),
+                door.clone(),
+                socket,
+            ))),
+            Err(err) => {
+                tracing::error!(listener = %opening.listener.name, %err, "adopting a socket");
+            }
+        }
+    }
+    lock(&worker.doors).insert(opening.listener.idx, door);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn sweep(worker: Arc<Worker>) {
@@ -184,10 +290,12 @@ async fn sweep(worker: Arc<Worker>) {
     for n in 0u64.. {
         ticks.tick().await;
         let now = Instant::now();
-        worker.lifelines.sweep(now);
+        lock(&worker.doors)
+            .values()
+            .for_each(|it| it.lifelines.sweep(now));
         // Nobody waits for a connection to a node to be tidied up, and there may be ten thousand nodes.
         if n.is_multiple_of(NODE_SWEEP_EVERY) {
-            worker.services.iter().for_each(|it| it.sweep(now));
+            worker.scene.load().services().for_each(|it| it.sweep(now));
         }
         worker.log.flush();
         let age = now.saturating_duration_since(worker.epoch).as_millis() as u64;
@@ -199,7 +307,7 @@ async fn sweep(worker: Arc<Worker>) {
 async fn leave(worker: &Worker, deadline: Duration) {
     worker.stop.cancel();
     worker.connections.close();
-    worker.lifelines.tell_all(Order::Drain);
+    worker.tell_all(Order::Drain);
     if tokio::time::timeout(deadline, worker.connections.wait())
         .await
         .is_err()
@@ -208,7 +316,7 @@ async fn leave(worker: &Worker, deadline: Duration) {
             left = worker.connections.len(),
             "the drain deadline has come: cutting what is left"
         );
-        worker.lifelines.tell_all(Order::Cut);
+        worker.tell_all(Order::Cut);
         worker.connections.wait().await;
     }
 }

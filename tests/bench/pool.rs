@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use balancer_core::affinity::Asked;
 use balancer_core::endpoint::{Endpoint, WEIGHT};
 use balancer_core::load::{Load, Nanos};
 use balancer_core::name::NodeId;
@@ -33,15 +34,20 @@ pub(crate) fn measure(endpoints: usize) -> PoolSample {
         .collect();
     let mut pool = Pool::default();
     for member in &members {
-        pool.upsert(member.clone());
+        pool.upsert(member.clone(), &mut rng);
     }
     let per_pick = time(PICKS, || {
-        drop(black_box(pool.pick(Nanos(2_000_000), &mut rng, &[])));
+        drop(black_box(pool.pick(
+            Nanos(2_000_000),
+            &mut rng,
+            &Asked::default(),
+            &[],
+        )));
     });
     let mut gone = None;
     let per_change = time(CHANGES, || match gone.take() {
         None => gone = pool.remove(&members[rng.usize(..members.len())].node),
-        Some(member) => drop(black_box(pool.upsert(member))),
+        Some(member) => drop(black_box(pool.upsert(member, &mut rng))),
     });
     PoolSample {
         per_pick,

@@ -52,7 +52,10 @@ const SHARED_CONNECTIONS_MAX: usize = 4;
 async fn a_failed_probe_cuts_no_websocket() {
     let origin = Origin::start().await;
     let address = origin.address();
-    let setup = Setup::http(&[address]).probing("kind = 'tcp'\ninterval = '100ms'");
+    // The only endpoint would be used however ill it is.
+    let no_panic = "[service.pick]\npanic_threshold = 0";
+    let probing = format!("kind = 'tcp'\ninterval = '100ms'\n{no_panic}");
+    let setup = Setup::http(&[address]).probing(&probing);
     let balancer = setup.start().await;
     let (mut client, mut node) = websocket(&balancer, &origin).await;
     // The node stops listening, as one that is overwhelmed does; what it carries goes on.

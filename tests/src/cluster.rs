@@ -31,9 +31,11 @@ const HOLDS_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Setup {
     top: String,
+    admin: String,
     listeners: Vec<(String, PortLease, String)>,
     services: Vec<Service>,
     routes: Vec<String>,
+    hands_over: bool,
 }
 
 #[derive(Debug)]
@@ -71,16 +73,32 @@ impl Setup {
     pub fn empty() -> Self {
         Self {
             top: "id = 'under-test'\nworkers = 1".to_owned(),
+            admin: String::new(),
             listeners: Vec::new(),
             services: Vec::new(),
             routes: Vec::new(),
+            hands_over: false,
         }
+    }
+
+    /// Lets the balancer be succeeded by another.
+    #[must_use]
+    pub fn handing_over(mut self) -> Self {
+        self.hands_over = true;
+        self
     }
 
     /// Adds keys that belong to no table.
     #[must_use]
     pub fn top(mut self, keys: &str) -> Self {
         self.top = format!("{}\n{keys}", self.top);
+        self
+    }
+
+    /// Adds keys to the admin table, and tables after it; `{dir}` stands for the balancer's own folder.
+    #[must_use]
+    pub fn administered(mut self, keys: &str) -> Self {
+        self.admin = format!("{}{keys}\n", self.admin);
         self
     }
 
@@ -150,7 +168,7 @@ impl Setup {
         let dir = TempDir::new().expect("a temporary folder can be made");
         let admin = ports::free().expect("a port is free");
         let file = dir.path().join("balancer.toml");
-        let text = self.text(admin.address(), &dir.path().join("access.log"));
+        let text = self.text(admin.address(), dir.path());
         std::fs::write(&file, text).expect("a temporary folder is writable");
         let program = Program::new(ours("balancer").expect("the balancer can be built"));
         let process = program.argument("--config").argument(&file).start();
@@ -172,12 +190,16 @@ impl Setup {
         }
     }
 
-    fn text(&self, admin: SocketAddr, access: &std::path::Path) -> String {
+    fn text(&self, admin: SocketAddr, dir: &std::path::Path) -> String {
+        let dir = dir.display();
         let mut text = format!(
-            "{}\n[admin]\naddress = '{admin}'\n[log]\nlevel = 'info'\naccess = '{}'\n",
+            "{}\n[admin]\naddress = '{admin}'\n{}[log]\nlevel = 'info'\naccess = '{dir}/access.log'\n",
             self.top,
-            access.display()
+            self.admin.replace("{dir}", &dir.to_string()),
         );
+        if self.hands_over {
+            let _ = writeln!(text, "[takeover]\nsocket = '{dir}/takeover.sock'");
+        }
         let mut add = |part: String| text.push_str(&part);
         for (name, lease, keys) in &self.listeners {
             let address = lease.address();
@@ -210,6 +232,69 @@ impl Balancer {
             .address()
     }
 
+    /// Where it is asked about itself.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Its own folder, with its configuration and its access log.
+    pub fn folder(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// What it was told.
+    pub fn config(&self) -> String {
+        std::fs::read_to_string(self.config_file()).expect("the test has written it")
+    }
+
+    /// Replaces its configuration's file, which it may or may not notice.
+    pub fn rewrite(&self, text: &str) {
+        let beside = self.dir.path().join("beside.toml");
+        std::fs::write(&beside, text).expect("a temporary folder is writable");
+        std::fs::rename(beside, self.config_file()).expect("a temporary folder is writable");
+    }
+
+    /// Has it read its configuration again; what it says came of that.
+    pub async fn reload(&mut self) -> Value {
+        let before = self.last_reload().await;
+        self.process.hang_up().expect("it runs");
+        let mut last = Value::Null;
+        until("a reload", async || {
+            last = self.last_reload().await;
+            last != before
+        })
+        .await;
+        last
+    }
+
+    /// How it last read its configuration again.
+    pub async fn last_reload(&self) -> Value {
+        let status: Value = serde_json::from_str(&self.admin("/api/v1/status").await)
+            .expect("the admin API speaks JSON");
+        status["last_reload"].clone()
+    }
+
+    /// Starts another program with the same configuration, to take over from this one.
+    pub fn start_successor(&self) -> Process {
+        let program = Program::new(ours("balancer").expect("the balancer can be built"));
+        let program = program.argument("--config").argument(self.config_file());
+        let started = program.argument("--takeover").start();
+        started.expect("the balancer can be started")
+    }
+
+    /// Waits until the successor has taken over, and gives back the process that was there before.
+    pub async fn succeeded_by(&mut self, successor: Process) -> Process {
+        let before = std::mem::replace(&mut self.process, successor);
+        until("the successor to serve", async || {
+            let ended = self.process.ended().expect("it can be looked at");
+            let output = self.process.output().unwrap_or_default();
+            assert_eq!(ended, None, "the successor must live: {output}");
+            output.contains("\"message\":\"listening\"")
+        })
+        .await;
+        before
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -222,7 +307,8 @@ impl Balancer {
     /// `GET`s from the admin address; the body of the answer.
     pub async fn admin(&self, path: &str) -> String {
         let mut dialogue = Dialogue::with(self.admin.address()).await;
-        let mut request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\n");
+        let host = self.admin.address();
+        let mut request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n");
         request.push_str("connection: close\r\n\r\n");
         dialogue.say(request).await;
         let head = dialogue.head().await;
@@ -285,6 +371,10 @@ impl Balancer {
     pub async fn exit(&mut self, patience: Duration) -> ExitStatus {
         let exited = self.process.exit(patience).await;
         exited.expect("a balancer that was told to leave ends")
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.dir.path().join("balancer.toml")
     }
 
     fn access_log(&self) -> PathBuf {

@@ -233,6 +233,16 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
+    /// SIGHUP: the program is asked to read its configuration again.
+    pub fn hang_up(&mut self) -> Result<(), ProcessError> {
+        self.signal(Signal::HUP)
+    }
+
+    /// SIGUSR1: the program is asked to open its log anew.
+    pub fn user_signal(&mut self) -> Result<(), ProcessError> {
+        self.signal(Signal::USR1)
+    }
+
     /// SIGSTOP: the program keeps its sockets and does nothing, as a hung one would.
     pub fn pause(&mut self) -> Result<(), ProcessError> {
         self.signal(Signal::STOP)

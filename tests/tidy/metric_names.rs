@@ -31,6 +31,55 @@ fn the_page_lists_what_is_counted() {
     }
 }
 
+#[test]
+fn every_series_has_an_alert_or_the_reason_for_none() {
+    if let Some(page) = tree::read(PAGE) {
+        tree::hold(&without_alert(&page));
+    }
+}
+
+/// A series is listed where its name begins a row. Its alert is wherever else it is named, or in the row itself after `Alert:`.
+fn without_alert(page: &str) -> Vec<String> {
+    let listed = names_in_page_rows(page);
+    let has_alert = |name: &str| {
+        let rest = page.lines().filter_map(|line| after_first_cell(line, name));
+        let mut others = rest.flat_map(|rest| names_in(rest).collect::<Vec<_>>());
+        let in_row = page
+            .lines()
+            .filter(|line| begins_row(line, name))
+            .any(|line| line.contains("Alert:") || line.contains("no alert"));
+        in_row || others.any(|it| is_named(it, name))
+    };
+    let lacking = listed.iter().filter(|name| !has_alert(name));
+    lacking
+        .map(|name| format!("{name}: say in {PAGE} when to be alerted, or `no alert` and why"))
+        .collect()
+}
+
+fn names_in_page_rows(page: &str) -> BTreeSet<String> {
+    let rows = page.lines().filter_map(|it| it.strip_prefix("| `"));
+    rows.filter_map(|it| names_in(it).next().filter(|name| it.starts_with(name)))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn begins_row(line: &str, name: &str) -> bool {
+    let first = line.strip_prefix("| `").and_then(|it| names_in(it).next());
+    first == Some(name)
+}
+
+/// What a line says besides listing the series.
+fn after_first_cell<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    match begins_row(line, name) {
+        true => line.split_once("` |").map(|(_, rest)| rest),
+        false => Some(line),
+    }
+}
+
+fn is_named(it: &str, name: &str) -> bool {
+    it == name || SCRAPED.iter().any(|end| it.strip_suffix(end) == Some(name))
+}
+
 fn is_observer(path: &str) -> bool {
     path.ends_with("/observe.rs") || path.contains("/observe/")
 }
@@ -125,5 +174,20 @@ fn a_series_on_one_side_only_is_found() {
     assert_eq!(
         check("| `colonnade_a_total` | `colonnade_b_seconds` | `colonnade_c` |"),
         1
+    );
+}
+
+#[test]
+fn a_series_without_an_alert_is_found() {
+    let table =
+        "| `colonnade_a_total` | counter | | a |\n| `colonnade_b_seconds` | histogram | | b |\n";
+    assert_eq!(without_alert(table).len(), 2);
+    let check = |more: &str| without_alert(&format!("{table}{more}")).len();
+    assert_eq!(check("`rate(colonnade_b_seconds_bucket[1m]) > 1`\n"), 1);
+    assert_eq!(
+        check(
+            "| `colonnade_a_total` | no alert: traffic |\n| `colonnade_b_seconds` | x | `colonnade_b_seconds_sum > 1` |\n"
+        ),
+        0
     );
 }

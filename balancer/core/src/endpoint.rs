@@ -63,6 +63,18 @@ impl Endpoint {
         }
     }
 
+    /// The same endpoint with another weight; it is trusted until somebody suspects it.
+    pub fn with_weight(&self, weight: u32) -> Self {
+        Self::new(
+            self.node.clone(),
+            self.incarnation,
+            self.address,
+            self.zone.clone(),
+            weight,
+            self.load.clone(),
+        )
+    }
+
     /// Somebody could not reach it a moment ago: every core looks elsewhere first until a probe has spoken.
     ///
     /// Returns whether this is news.
@@ -86,5 +98,18 @@ impl Endpoint {
     /// Whether nothing but the life differs between the two descriptions.
     pub fn is_described_as(&self, other: &Endpoint) -> bool {
         self.zone == other.zone && self.weight == other.weight
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An endpoint called `n` and a number, of which nothing is known.
+    pub(crate) fn endpoint(n: usize, weight: u32) -> Arc<Endpoint> {
+        let address = ([127, 0, 0, 1], 1000 + n as u16).into();
+        let load = Arc::new(Load::default());
+        let node = format!("n{n}").into();
+        Arc::new(Endpoint::new(node, 0, address, None, weight, load))
     }
 }

@@ -67,6 +67,12 @@ impl Health {
         }
     }
 
+    /// Goes by other rules from now on; what was seen so far stays seen.
+    pub fn adopt(&mut self, policy: Policy, now: Instant, rng: &mut Rng) {
+        self.policy = policy;
+        self.wake_up = self.wake_up.min(now + self.pause(rng));
+    }
+
     pub fn state(&self) -> State {
         self.state
     }

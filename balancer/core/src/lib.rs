@@ -2,6 +2,7 @@
 //!
 //! Time, bytes and randomness come in as arguments; what should happen comes out as a value.
 
+pub mod affinity;
 pub mod endpoint;
 pub mod flood;
 pub mod forwarded;
@@ -12,10 +13,17 @@ pub mod load;
 pub mod membership;
 pub mod message;
 pub mod name;
+pub mod outlier;
+pub mod overrides;
 pub mod pace;
+pub mod panic;
 pub mod picker;
 pub mod pool;
 pub mod preface;
 pub mod recall;
+pub mod reload;
 pub mod retry;
+pub mod slow_start;
+pub mod sticky;
 pub mod table;
+pub mod zone;

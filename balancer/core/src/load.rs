@@ -1,13 +1,21 @@
-//! How busy an endpoint is, as one balancer sees it: requests in flight and a latency that rises at once and falls slowly.
+//! How an endpoint fares, as one balancer sees it: requests in flight, a latency that rises at once and falls slowly, and failures.
 //!
 //! The latency is the peak-EWMA of Finagle: a sample above the estimate replaces it, a sample below pulls it down with
-//! time constant [`DECAY`]. The state is three atomics, so that every core counts into the same endpoint without a lock;
+//! time constant [`DECAY`]. The state is atomics, so that every core counts into the same endpoint without a lock;
 //! two cores that observe in the same instant may lose one of two samples, never a request in flight.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
+    },
     time::Duration,
 };
+
+use crate::outlier::Results;
 
 /// The time in which an old latency loses 63 % of its say, while requests keep coming.
 pub const DECAY: Duration = Duration::from_secs(10);
@@ -16,44 +24,126 @@ pub const DECAY: Duration = Duration::from_secs(10);
 /// how one finds out, and if it is still slow, the peak is back at once.
 pub const IDLE_DECAY: Duration = Duration::from_secs(1);
 
+/// One more request begun, in the upper half of the count.
+const BEGUN: u64 = 1 << 32;
+
+/// Each request counts into the crowd too. It stands in the count itself, so that a request is counted out where it was counted in.
+const CROWDED: u64 = 1 << 31;
+
 /// Nanoseconds since the process's own epoch; shells derive it from one `Instant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Nanos(pub u64);
 
+/// What a failed answer costs beside a good one, so that failing fast is no way to get more work.
+const FAILURE_COST: Duration = Duration::from_secs(1);
+
+/// All of an endpoint's weight, in the unit of [`Load::held_back`].
+pub const WHOLE: u32 = 1000;
+
 #[derive(Debug, Default)]
 pub struct Load {
-    in_flight: AtomicU32,
+    /// Requests in flight in the lower 31 bits, then [`CROWDED`], then requests ever begun, which wraps: one step counts both.
+    begun_and_in_flight: AtomicU64,
     /// The bits of an `f64` in nanoseconds; zero means that nothing has been observed.
     estimate: AtomicU64,
     observed_at: AtomicU64,
+    /// The bits of an `f32`: the share of the last answers that were failures.
+    failing: AtomicU32,
+    held_back: AtomicU32,
+    ejected: AtomicBool,
+    pub results: Results,
+    crowd: OnceLock<Arc<Crowd>>,
+}
+
+/// The requests in flight of all endpoints that share work by hash: what "no more than its share" is measured by.
+#[derive(Debug, Default)]
+pub struct Crowd(AtomicU32);
+
+impl Crowd {
+    pub fn in_flight(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
 }
 
 impl Load {
+    /// Counts into `crowd` too from now on, beginning with what is in flight; who is in a crowd already stays in that one.
+    pub fn join(&self, crowd: Arc<Crowd>) {
+        if self.crowd.set(crowd).is_ok() {
+            let before = self.begun_and_in_flight.fetch_or(CROWDED, AcqRel);
+            if let Some(crowd) = self.crowd.get() {
+                crowd.0.fetch_add(in_flight(before), Relaxed);
+            }
+        }
+    }
+
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Relaxed)
+        in_flight(self.begun_and_in_flight.load(Relaxed))
+    }
+
+    /// How many requests have begun, modulo 2³²: two readings tell a rate.
+    pub fn begun(&self) -> u32 {
+        (self.begun_and_in_flight.load(Relaxed) >> 32) as u32
     }
 
     pub fn begin(&self) {
-        self.in_flight.fetch_add(1, Relaxed);
+        let before = self.begun_and_in_flight.fetch_add(BEGUN | 1, AcqRel);
+        if let Some(crowd) = self.crowd_at(before) {
+            crowd.0.fetch_add(1, Relaxed);
+        }
     }
 
     pub fn end(&self) {
-        let before = self.in_flight.fetch_sub(1, Relaxed);
-        debug_assert!(before > 0, "a request must begin before it ends");
+        let before = self.begun_and_in_flight.fetch_sub(1, AcqRel);
+        debug_assert!(in_flight(before) > 0, "a request must begin before it ends");
+        if let Some(crowd) = self.crowd_at(before) {
+            crowd.0.fetch_sub(1, Relaxed);
+        }
     }
 
-    /// Takes in one latency, measured up to `now`.
+    /// How much of its weight it does not get yet, of [`WHOLE`]; zero once it is warm.
+    pub fn held_back(&self) -> u32 {
+        self.held_back.load(Relaxed)
+    }
+
+    /// Gives it this share of its weight, from 0 to 1.
+    pub fn warm_to(&self, share: f64) {
+        let given = (share * f64::from(WHOLE)) as u32;
+        self.held_back.store(WHOLE.saturating_sub(given), Relaxed);
+    }
+
+    /// Whether its results were so bad that others are used as long as there are others.
+    pub fn is_ejected(&self) -> bool {
+        self.ejected.load(Relaxed)
+    }
+
+    pub fn set_ejected(&self, ejected: bool) {
+        self.ejected.store(ejected, Relaxed);
+    }
+
+    /// Takes in the latency of a good answer, measured up to `now`.
     pub fn observe(&self, now: Nanos, latency: Duration) {
         let sample = latency.as_nanos() as f64;
         let old = f64::from_bits(self.estimate.load(Relaxed));
+        let keep = self.weight_of_old(now, DECAY);
         let new = if sample > old {
             sample
         } else {
-            let keep = self.weight_of_old(now, DECAY);
             old * keep + sample * (1.0 - keep)
         };
         // A sample of zero would read as "nothing observed".
         self.estimate.store(new.max(1.0).to_bits(), Relaxed);
+        self.fail_share(self.last_failing() * keep);
+        self.observed_at.store(now.0, Relaxed);
+    }
+
+    /// Takes in a failed answer. How fast it came says nothing good: the estimate can only rise by it.
+    pub fn observe_failure(&self, now: Nanos, latency: Duration) {
+        let sample = latency.as_nanos() as f64;
+        let old = f64::from_bits(self.estimate.load(Relaxed));
+        let keep = self.weight_of_old(now, DECAY);
+        self.estimate
+            .store(sample.max(old).max(1.0).to_bits(), Relaxed);
+        self.fail_share(self.last_failing() * keep + 1.0 - keep);
         self.observed_at.store(now.0, Relaxed);
     }
 
@@ -61,24 +151,70 @@ impl Load {
     ///
     /// An estimate fades while nothing is sent, so that an endpoint that was slow once is tried again.
     pub fn latency(&self, now: Nanos) -> Option<Duration> {
-        let estimate = f64::from_bits(self.estimate.load(Relaxed));
-        if estimate == 0.0 {
-            return None;
+        let estimate = self.estimate()?;
+        Some(Duration::from_nanos((estimate * self.fade(now)) as u64))
+    }
+
+    /// What a request there is expected to cost, in nanoseconds: the latency, and what failing adds to it.
+    pub fn cost(&self, now: Nanos) -> Option<f64> {
+        let failing = self.last_failing() * FAILURE_COST.as_nanos() as f64;
+        Some((self.estimate()? + failing) * self.fade(now))
+    }
+
+    /// The share of its recent answers that were failures.
+    pub fn failing(&self, now: Nanos) -> f64 {
+        match self.last_failing() {
+            0.0 => 0.0,
+            failing => failing * self.fade(now),
         }
+    }
+
+    fn crowd_at(&self, count: u64) -> Option<&Arc<Crowd>> {
+        match count & CROWDED {
+            0 => None,
+            _ => self.crowd.get(),
+        }
+    }
+
+    fn estimate(&self) -> Option<f64> {
+        let estimate = f64::from_bits(self.estimate.load(Relaxed));
+        (estimate != 0.0).then_some(estimate)
+    }
+
+    fn last_failing(&self) -> f64 {
+        f64::from(f32::from_bits(self.failing.load(Relaxed)))
+    }
+
+    /// Written only where it changes: most endpoints never fail.
+    fn fail_share(&self, share: f64) {
+        // Less than one failure in a million is none, or it would never be again.
+        let bits = if share < 1e-6 {
+            0
+        } else {
+            (share as f32).to_bits()
+        };
+        if self.failing.load(Relaxed) != bits {
+            self.failing.store(bits, Relaxed);
+        }
+    }
+
+    fn fade(&self, now: Nanos) -> f64 {
         let decay = if self.in_flight() == 0 {
             IDLE_DECAY
         } else {
             DECAY
         };
-        Some(Duration::from_nanos(
-            (estimate * self.weight_of_old(now, decay)) as u64,
-        ))
+        self.weight_of_old(now, decay)
     }
 
     fn weight_of_old(&self, now: Nanos, decay: Duration) -> f64 {
         let age = now.0.saturating_sub(self.observed_at.load(Relaxed));
         (-(age as f64) / decay.as_nanos() as f64).exp()
     }
+}
+
+fn in_flight(count: u64) -> u32 {
+    (count & (CROWDED - 1)) as u32
 }
 
 #[cfg(test)]
@@ -127,12 +263,53 @@ mod tests {
     }
 
     #[test]
+    fn a_fast_failure_is_no_good_latency() {
+        let load = Load::default();
+        load.observe(at(0), ms(50));
+        let before = load.cost(at(0)).expect("it was observed");
+        for _ in 0..10 {
+            load.observe_failure(at(1), ms(1));
+        }
+        assert!(load.cost(at(1)).is_some_and(|it| it > 2.0 * before));
+        assert!(load.failing(at(1)) > 0.05, "{}", load.failing(at(1)));
+        for second in 2..100 {
+            load.observe(at(second), ms(50));
+        }
+        assert!(
+            load.failing(at(100)) < 0.01,
+            "a hundred good answers must be believed"
+        );
+    }
+
+    #[test]
+    fn a_failure_that_took_long_was_slow_too() {
+        let load = Load::default();
+        load.observe_failure(at(0), ms(800));
+        assert_eq!(load.latency(at(0)), Some(ms(800)));
+    }
+
+    #[test]
+    fn a_crowd_counts_its_members() {
+        let crowd = Arc::new(Crowd::default());
+        let loads = [(); 2].map(|()| Load::default());
+        loads[0].begin();
+        loads.iter().for_each(|it| it.join(crowd.clone()));
+        loads.iter().for_each(|it| it.join(Arc::default()));
+        assert_eq!(crowd.in_flight(), 1, "what was in flight is counted in");
+        loads[1].begin();
+        loads[0].end();
+        assert_eq!((crowd.in_flight(), loads[1].in_flight()), (1, 1));
+        loads[1].end();
+        assert_eq!((crowd.in_flight(), loads[1].begun()), (0, 1));
+    }
+
+    #[test]
     fn what_begins_ends() {
         let load = Load::default();
         load.begin();
         load.begin();
         load.end();
-        assert_eq!(load.in_flight(), 1);
+        assert_eq!((load.in_flight(), load.begun()), (1, 2));
     }
 
     fn at(second: u64) -> Nanos {

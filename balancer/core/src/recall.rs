@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::membership::NodeFacts;
+use crate::{membership::NodeFacts, name::NodeId, overrides::Override};
 
 const MAGIC: &str = "colonnade-membership/1";
 
@@ -15,6 +15,23 @@ pub struct Recall {
     /// Unix time in milliseconds, for people: it decides nothing.
     pub saved_at: u64,
     pub nodes: Vec<NodeFacts>,
+    /// What operators ordered about nodes. Older files have none.
+    #[serde(default)]
+    pub overrides: Vec<Kept>,
+}
+
+/// One order, with the id of the node that it is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    pub node: String,
+    #[serde(flatten)]
+    pub order: Override,
+}
+
+impl Kept {
+    pub fn node(&self) -> NodeId {
+        self.node.as_str().into()
+    }
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -66,6 +83,14 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_before_there_were_overrides_is_read() {
+        let content = r#"{"saved_at":1,"nodes":[]}"#;
+        let text = format!("{MAGIC} sha256={}\n{content}\n", digest(content));
+        let recall = decode(&text).expect("it is whole");
+        assert!(recall.overrides.is_empty());
+    }
+
+    #[test]
     fn no_single_changed_or_missing_byte_goes_unnoticed() {
         let text = encode(&example());
         for at in 0..text.len() {
@@ -97,6 +122,13 @@ mod tests {
         Recall {
             saved_at: 1,
             nodes: vec![node],
+            overrides: vec![Kept {
+                node: "n1".into(),
+                order: Override {
+                    drained: true,
+                    weight: Some(5),
+                },
+            }],
         }
     }
 }

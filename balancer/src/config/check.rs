@@ -23,14 +23,20 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
     let services = Named::all(&top, "service", raw.service.iter().map(|it| &it.name))?;
     let listeners = Named::all(&top, "listener", raw.listener.iter().map(|it| &it.name))?;
     let admin_address = raw.admin.address;
+    raw.admin.check(&top.table("admin"))?;
     let config = Config {
         id: id(&top, raw.id)?,
+        zone: zone(&top, raw.zone)?,
         workers: workers(raw.workers),
         drain_deadline: raw.drain_deadline,
+        watch_config: raw.watch_config,
+        takeover: raw.takeover.check(&top.table("takeover"))?,
         admin: raw.admin,
         registry: raw.registry,
         membership: raw.membership,
         log: raw.log,
+        explain: raw.explain,
+        tracing: raw.tracing.check(&top.table("tracing"))?,
         services: service::all(&top, raw.service)?,
         listeners: listener::all(&top, raw.listener, &services, admin_address)?,
         routes: Vec::new(),
@@ -58,7 +64,14 @@ fn id(top: &Keys<'_>, id: Option<String>) -> Result<String, Error> {
     Ok(id)
 }
 
-fn host_name() -> String {
+fn zone(top: &Keys<'_>, zone: Option<String>) -> Result<Option<String>, Error> {
+    if let Some(zone) = &zone {
+        value::check_id(zone).map_err(|message| top.refuse("zone", message))?;
+    }
+    Ok(zone)
+}
+
+pub(crate) fn host_name() -> String {
     rustix::system::uname()
         .nodename()
         .to_string_lossy()
@@ -73,7 +86,7 @@ fn workers(workers: usize) -> usize {
 }
 
 /// One table of the settings, by the path at which its keys are found.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     source: &'a Source,
     path: String,
 }
@@ -106,11 +119,11 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
+    pub(super) fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
         self.source.error(&self.path_of(key), message)
     }
 
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+    pub(super) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
         value.ok_or_else(|| self.refuse(key, "required, but not set"))
     }
 
@@ -121,7 +134,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
+    pub(super) fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
         match len > len_max {
             true => Err(self.refuse(
                 key,

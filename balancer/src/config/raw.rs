@@ -8,7 +8,8 @@ use std::{net::SocketAddr, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, value,
+    Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, Outlier, Pick, ProxyProtocol,
+    SlowStart, UpstreamProtocol, picking::RawSticky, takeover, tracing, value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -17,12 +18,19 @@ pub(super) struct Config {
     /// Tells this balancer from the others in the registry: up to 253 letters, digits, `.`, `_` and `-`.
     /// Default: the host name.
     pub(super) id: Option<String>,
+    /// Where this balancer is, in the words of the nodes' records: up to 253 letters, digits, `.`, `_` and `-`. Nodes of this
+    /// zone are preferred. Default: none, all nodes are alike.
+    pub(super) zone: Option<String>,
     /// How many threads carry traffic, up to 1,024. Default: 0, one per core.
     #[serde(deserialize_with = "value::count::<0, 1024, _, _>")]
     pub(super) workers: usize,
     /// How long work under way may take to end after the balancer was told to stop. Default: `"30s"`.
     #[serde(deserialize_with = "value::span")]
     pub(super) drain_deadline: Duration,
+    /// Whether a change of this file is a reason to read it again, as SIGHUP is. Default: true.
+    pub(super) watch_config: bool,
+    /// How the next program takes over the sockets of this one.
+    pub(super) takeover: takeover::Raw,
     /// Where the balancer is asked about itself.
     pub(super) admin: Admin,
     /// Where nodes announce themselves. Default: none.
@@ -31,6 +39,10 @@ pub(super) struct Config {
     pub(super) membership: MembershipConfig,
     /// What is written down while the balancer runs.
     pub(super) log: Log,
+    /// How many exchanges are remembered, to be explained.
+    pub(super) explain: ExplainConfig,
+    /// Whether exchanges are told to a collector.
+    pub(super) tracing: tracing::Raw,
     /// The addresses that clients connect to: 1 to 256.
     pub(super) listener: Vec<Listener>,
     /// Which requests go to which service, up to 10,000.
@@ -157,6 +169,14 @@ pub(super) struct Service {
     pub(super) retry_ratio: f64,
     /// How the balancer sees for itself whether an endpoint lives.
     pub(super) probe: Probe,
+    /// How its endpoints are chosen among.
+    pub(super) pick: Pick,
+    /// When an endpoint whose answers are bad is left alone for a while.
+    pub(super) outlier: Outlier,
+    /// How slowly new endpoints begin. Default: none, they get their share at once.
+    pub(super) slow_start: Option<SlowStart>,
+    /// The cookie that brings a client back to its endpoint. Default: none.
+    pub(super) sticky: Option<RawSticky>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -203,12 +223,17 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             id: None,
+            zone: None,
             workers: 0,
             drain_deadline: Duration::from_secs(30),
+            watch_config: true,
+            takeover: takeover::Raw::default(),
             admin: Admin::default(),
             registry: None,
             membership: MembershipConfig::default(),
             log: Log::default(),
+            explain: ExplainConfig::default(),
+            tracing: tracing::Raw::default(),
             listener: Vec::new(),
             route: Vec::new(),
             service: Vec::new(),
@@ -260,6 +285,10 @@ impl Default for Service {
             max_tries: 3,
             retry_ratio: 0.2,
             probe: Probe::default(),
+            pick: Pick::default(),
+            outlier: Outlier::default(),
+            slow_start: None,
+            sticky: None,
         }
     }
 }

@@ -4,7 +4,10 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::{Admin, Config, Listener, Log, MembershipConfig, Route, Service};
+use super::{
+    Admin, Config, ExplainConfig, Listener, Log, MembershipConfig, Route, Service, Takeover,
+    TracingConfig,
+};
 
 /// Writes a value as it displays itself.
 pub(super) fn text<S: Serializer>(
@@ -23,13 +26,18 @@ impl Serialize for Config {
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a str,
+    zone: Option<&'a str>,
     workers: usize,
     #[serde(serialize_with = "humantime_serde::serialize")]
     drain_deadline: Duration,
+    watch_config: bool,
+    takeover: &'a Option<Takeover>,
     admin: &'a Admin,
     registry: &'a Option<registry::Config>,
     membership: &'a MembershipConfig,
     log: &'a Log,
+    explain: &'a ExplainConfig,
+    tracing: &'a Option<TracingConfig>,
     listener: Vec<ShownListener<'a>>,
     route: Vec<ShownRoute<'a>>,
     service: &'a [Service],
@@ -54,12 +62,17 @@ impl<'a> Shown<'a> {
     fn of(config: &'a Config) -> Self {
         Self {
             id: &config.id,
+            zone: config.zone.as_deref(),
             workers: config.workers,
             drain_deadline: config.drain_deadline,
+            watch_config: config.watch_config,
+            takeover: &config.takeover,
             admin: &config.admin,
             registry: &config.registry,
             membership: &config.membership,
             log: &config.log,
+            explain: &config.explain,
+            tracing: &config.tracing,
             listener: config
                 .listeners
                 .iter()

@@ -65,14 +65,19 @@ fn the_example_shows_every_key() {
     let full = uncommented(EXAMPLE);
     for table in [
         "",
+        "[takeover]",
         "[admin]",
         "[registry]",
         "[membership]",
         "[log]",
+        "[explain]",
+        "[tracing]",
         "[[listener]]",
         "[[route]]",
         "[[service]]",
         "[service.probe]",
+        "[service.pick]",
+        "[service.outlier]",
     ] {
         for key in known_keys(table) {
             let is_shown = lines_of(&full, table).any(|line| names(line, &key));
@@ -416,6 +421,61 @@ fn a_service_has_what_its_discovery_needs() {
 }
 
 #[test]
+fn a_key_of_picking_out_of_bounds_is_refused_where_it_stands() {
+    check_key(
+        "service = [{ pick = { key = 'header:' } }]",
+        "service[0].pick.key: `header:` is none of `source`, `path`, `header:NAME` and `cookie:NAME`",
+    );
+    check_key(
+        "service = [{ pick = { panic_threshold = 1.5 } }]",
+        "service[0].pick.panic_threshold: 1.5 is not within 0 to 1",
+    );
+    check_key(
+        "service = [{ slow_start = { min_weight = 0.0 } }]",
+        "service[0].slow_start.min_weight: 0 is not within 0.01 to 1",
+    );
+    check_key(
+        "service = [{ outlier = { success_rate_min_endpoints = 1 } }]",
+        "service[0].outlier.success_rate_min_endpoints: 1 is not within 2 to 10000",
+    );
+}
+
+#[test]
+fn a_sticky_service_has_what_its_cookie_needs() {
+    let without = LEAST.replace("[[route]]", "[service.sticky]\n[[route]]");
+    check(
+        &without,
+        "t.toml:9: service[0].sticky.secret_file: required, but not set",
+    );
+    let sticky = |keys: &str| {
+        LEAST.replace(
+            "[[route]]",
+            &format!("[service.sticky]\nsecret_file = '/s'\n{keys}\n[[route]]"),
+        )
+    };
+    check(
+        &sticky("cookie = 'a b'"),
+        "t.toml:11: service[0].sticky.cookie: `a b` is no cookie's name",
+    );
+    check(
+        &sticky("path = '/a;b'"),
+        "t.toml:11: service[0].sticky.path: `/a;b` is no path that a cookie can have",
+    );
+    check(
+        &sticky("same_site = 'none'\nsecure = false"),
+        "t.toml:11: service[0].sticky.same_site: browsers want `secure` with `\"none\"`",
+    );
+    let config = read(&sticky("ttl = '5m'"));
+    let sticky = config.services[0].sticky.as_ref();
+    let sticky = sticky.expect("the service is sticky");
+    assert_eq!(
+        (sticky.cookie.as_str(), sticky.ttl.as_secs()),
+        ("colonnade", 300)
+    );
+    assert!(sticky.secure && sticky.http_only);
+}
+
+#[test]
 fn a_route_leads_from_http_to_a_service() {
     let relay = "[[listener]]\nname = 'r'\naddress = '[::]:1'\nprotocol = 'tcp'\nservice = 'app'\n";
     let route = |keys: &str, expected: &str| {
@@ -602,7 +662,7 @@ fn tells_its_default(before: &[&str]) -> bool {
 
 /// The keys that an unknown one is told to be instead of, for a table by its header.
 fn known_keys(table: &str) -> Vec<String> {
-    let parent = if table == "[service.probe]" {
+    let parent = if table.starts_with("[service.") {
         "[[service]]\n"
     } else {
         ""

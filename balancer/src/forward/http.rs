@@ -10,6 +10,7 @@ use std::{
 };
 
 use balancer_core::{
+    affinity::Asked,
     forwarded::{self, Wire, check_request},
     message::{Framing, Known, Request, Response},
     name::NodeId,
@@ -29,7 +30,7 @@ use crate::{
     dial::{AskError, Node},
     lifeline::Lifeline,
     observe::Exchange,
-    pick::{Lease, Service},
+    pick::{Lease, Service, fields},
     rescue::{self, Failure},
     route::route,
     side::{HeadError, ReadError, Side, SideError},
@@ -116,6 +117,7 @@ enum Plan {
 /// A request on its way to a node.
 struct Outgoing {
     service: Arc<Service>,
+    asked: Asked,
     wire: Wire,
     head: Request,
     upload: Upload,
@@ -158,14 +160,17 @@ fn asks_grpc(head: &Request) -> bool {
 fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     check_request(&head)?;
     let routed = route(talk.client, &head)?;
-    let service = routed.service.clone();
+    let service = routed.service;
     talk.record.routed(&service);
     talk.record.note(|line| {
         line.route = Some(routed.target.route.clone());
         line.service = Some(service.name.clone());
     });
+    let asked = service.asked(talk.client.address().ip(), head.path(), || {
+        fields(&head.fields)
+    });
     if let Some(wanted) = upgrade::wanted(&mut head) {
-        let wish = upgrade::wish(talk, service, wanted, head)?;
+        let wish = upgrade::wish(talk, service, asked, wanted, head)?;
         return Ok(Plan::Upgrade(wish));
     }
     if head.method == Method::CONNECT {
@@ -179,6 +184,7 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     let upload = talk.upload(&service, &head);
     Ok(Plan::Send(Outgoing {
         service,
+        asked,
         wire,
         head,
         upload,
@@ -199,6 +205,7 @@ impl Talk<'_> {
     pub(super) fn mark(&mut self, head: &mut Request, exchange: forwarded::Exchange) {
         let worker = self.client.worker();
         let trace = worker.with_rng(|rng| self.client.hop.request(head, exchange, rng));
+        self.record.known_as(&trace.request_id);
         self.record
             .note(|line| line.request_id = Some(trace.request_id));
     }
@@ -250,13 +257,14 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let mut lease = service
-            .pick(talk.record.time_of_try(tries), &mut tried)
+            .pick(talk.record.time_of_try(tries), &outgoing.asked, &mut tried)
             .await?;
         talk.record.tried(&lease, tries);
         let setback = match attempt(talk, &mut lease, &mut outgoing).await {
-            Ok((node, response)) => {
-                let latency = lease.answered();
+            Ok((node, mut response)) => {
+                let latency = service.answered(&lease, Some(response.status));
                 talk.record.note(|line| line.first_byte = Some(latency));
+                service.promise(&outgoing.asked, &lease, &mut response.fields);
                 return Ok(Answered {
                     response,
                     node,
@@ -273,6 +281,8 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
                 .worker()
                 .suspect(&service, &lease.upstream.endpoint);
             tried.push(lease.node().clone());
+        } else if matches!(setback.failure, Failure::Silent) {
+            service.unanswered(&lease);
         }
         let may_go_on = outgoing.may_go_again(&setback) && tries < service.policy.max_tries;
         if !may_go_on || !service.may_retry() {

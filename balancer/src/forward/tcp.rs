@@ -47,13 +47,19 @@ pub(crate) async fn forward(
     first: Bytes,
     service: usize,
 ) {
-    let service = client.worker().services[service].clone();
+    // A reload may have removed it while the client was still to say what it speaks.
+    let scene = client.worker().scene_of(client.listener());
+    let Some(service) = scene.service(service).cloned() else {
+        return crate::net::reset_on_close(stream.socket());
+    };
+    drop(scene);
     let began = Instant::now();
     service.metrics.active.increment(1.0);
-    let reached = reach(&client, &service, Upstream::connect, |_, _| {}).await;
+    let asked = service.asked(client.address().ip(), "", std::iter::empty);
+    let reached = reach(&client, &service, &asked, Upstream::connect, |_, _| {}).await;
     let ended = match reached {
         Ok((node, lease)) => {
-            lease.answered();
+            service.answered(&lease, None);
             let local = stream.socket().local_addr().ok();
             let mut to_node = proxy_header(&service, client.address(), local);
             to_node.extend_from_slice(&first);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use balancer_core::{
+    affinity::Asked,
     forwarded::{self, Wire},
     message::{Known, Request, Response},
 };
@@ -47,6 +48,7 @@ pub(super) struct Wanted {
 /// A handshake in the form in which a node gets it.
 pub(super) struct Wish {
     service: Arc<Service>,
+    asked: Asked,
     wanted: Wanted,
     head: Request,
 }
@@ -112,6 +114,7 @@ fn accept_for(key: &str) -> String {
 pub(super) fn wish(
     talk: &mut Talk<'_>,
     service: Arc<Service>,
+    asked: Asked,
     wanted: Wanted,
     mut head: Request,
 ) -> Result<Wish, Failure> {
@@ -119,6 +122,7 @@ pub(super) fn wish(
     forwarded::aim(&mut head, Wire::Http1)?;
     Ok(Wish {
         service,
+        asked,
         wanted,
         head,
     })
@@ -153,21 +157,32 @@ pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded
 async fn shake_hands(talk: &mut Talk<'_>, wish: &Wish) -> Result<(Node, Response, Lease), Failure> {
     let service = &wish.service;
     let record = &mut talk.record;
-    let (mut node, lease) = reach(talk.client, service, Upstream::fresh, |lease, tries| {
-        record.tried(lease, tries);
-    })
-    .await?;
+    let reached = reach(
+        talk.client,
+        service,
+        &wish.asked,
+        Upstream::fresh,
+        |lease, tries| {
+            record.tried(lease, tries);
+        },
+    );
+    let (mut node, lease) = reached.await?;
     node.ask(&wish.head);
     talk.lifeline.within(service.policy.response_head_timeout);
     let answered = poll_fn(|cx| poll_handshake(cx, talk, &mut node)).await;
     talk.lifeline.until(None);
-    if let Err(Failure::Gone(_)) = answered {
-        let worker = talk.client.worker();
-        worker.suspect(service, &lease.upstream.endpoint);
+    match answered {
+        Err(Failure::Gone(_)) => {
+            let worker = talk.client.worker();
+            worker.suspect(service, &lease.upstream.endpoint);
+        }
+        Err(Failure::Silent) => service.unanswered(&lease),
+        _ => {}
     }
-    let response = answered?;
-    let latency = lease.answered();
+    let mut response = answered?;
+    let latency = service.answered(&lease, Some(response.status));
     talk.record.note(|line| line.first_byte = Some(latency));
+    service.promise(&wish.asked, &lease, &mut response.fields);
     Ok((node, response, lease))
 }
 

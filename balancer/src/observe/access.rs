@@ -6,9 +6,10 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -30,7 +31,21 @@ const BUFFERS_WAITING: usize = 128;
 
 /// Where the lines of all cores go.
 #[derive(Debug, Clone)]
-pub(crate) struct AccessSink(Option<SyncSender<Vec<u8>>>);
+pub(crate) struct AccessSink {
+    sender: Option<SyncSender<Vec<u8>>>,
+    reopen: LogReopener,
+}
+
+/// Has the log's file opened anew, after somebody has moved it away.
+#[derive(Debug, Clone, Default)]
+pub struct LogReopener(Arc<AtomicBool>);
+
+impl LogReopener {
+    /// The lines from the next ones on go to a file of the configured name; the one before stays as it is.
+    pub fn reopen(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
 
 impl AccessSink {
     /// The sink, and what resolves when everything that was handed over has been written, once all copies of the sink are gone.
@@ -40,22 +55,37 @@ impl AccessSink {
     pub(crate) fn open(target: &config::AccessLog) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let (writing, written) = oneshot::channel();
         let out: Box<dyn Write + Send> = match target {
-            config::AccessLog::Off => return Ok((Self(None), written)),
+            config::AccessLog::Off => return Ok((Self::off(), written)),
             config::AccessLog::Stdout => Box::new(io::stdout()),
             config::AccessLog::File(path) => Box::new(append(path)?),
         };
+        let reopen = LogReopener::default();
+        let moved = Moved::of(target, &reopen);
         let (sender, receiver) = sync_channel(BUFFERS_WAITING);
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || {
-                write_all(&receiver, out);
+                write_all(&receiver, out, &moved);
                 drop(writing);
             })?;
-        Ok((Self(Some(sender)), written))
+        let sender = Some(sender);
+        Ok((Self { sender, reopen }, written))
+    }
+
+    fn off() -> Self {
+        Self {
+            sender: None,
+            reopen: LogReopener::default(),
+        }
+    }
+
+    /// It outlives the sink, and then does nothing.
+    pub(crate) fn reopener(&self) -> LogReopener {
+        self.reopen.clone()
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.sender.is_some()
     }
 }
 
@@ -63,8 +93,44 @@ fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-fn write_all(buffers: &Receiver<Vec<u8>>, mut out: impl Write) {
+/// What to look at before each buffer: whether the file has been moved away, and where a new one belongs.
+struct Moved {
+    reopen: LogReopener,
+    path: Option<PathBuf>,
+}
+
+impl Moved {
+    fn of(target: &config::AccessLog, reopen: &LogReopener) -> Self {
+        let path = match target {
+            config::AccessLog::File(path) => Some(path.clone()),
+            config::AccessLog::Off | config::AccessLog::Stdout => None,
+        };
+        Self {
+            reopen: reopen.clone(),
+            path,
+        }
+    }
+
+    /// A new file, if one is wanted and can be had; else lines go on where they went.
+    fn file(&self) -> Option<Box<dyn Write + Send>> {
+        if !self.reopen.0.swap(false, Relaxed) {
+            return None;
+        }
+        match append(self.path.as_ref()?) {
+            Ok(file) => Some(Box::new(file)),
+            Err(err) => {
+                tracing::error!(%err, "reopening the access log: the old file is written on");
+                None
+            }
+        }
+    }
+}
+
+fn write_all(buffers: &Receiver<Vec<u8>>, mut out: Box<dyn Write + Send>, moved: &Moved) {
     for buffer in buffers {
+        if let Some(file) = moved.file() {
+            out = file;
+        }
         if let Err(err) = out.write_all(&buffer).and_then(|()| out.flush()) {
             tracing::error!(%err, "writing the access log");
         }
@@ -130,7 +196,7 @@ impl AccessLog {
     }
 
     fn hand_over(&self, buffer: &mut Vec<u8>) {
-        let Some(sender) = &self.sink.0 else {
+        let Some(sender) = &self.sink.sender else {
             return;
         };
         let full = std::mem::replace(buffer, Vec::with_capacity(BUFFER_BYTES + 1024));

@@ -2,14 +2,18 @@
 
 mod client;
 mod discovery;
+mod ejection;
 mod ending;
 mod exchange;
 mod forerunners;
 mod grpc;
 mod heads;
 mod hostile;
+mod picking;
 mod relay;
 mod retries;
 mod routes;
+mod sticky;
 mod streaming;
 mod websocket;
+mod zones;

@@ -269,7 +269,6 @@ async fn a_full_queue_refuses_at_once() {
         balancer.metric(queued).await == 1.0
     })
     .await;
-    balancer.until_offered(nobody.address(), false).await;
     let began = Instant::now();
     let mut second = Client::connect(balancer.entry(), Speaks::Http1).await;
     let answer = second.get("/second").await;

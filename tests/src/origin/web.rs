@@ -53,6 +53,8 @@ struct Seen {
     requests: AtomicUsize,
     /// What `/livez` is answered with; 0 stands for 200.
     health: AtomicU16,
+    /// What everything else is answered with; 0 stands for what was asked for.
+    failure: AtomicU16,
 }
 
 impl Web {
@@ -85,6 +87,16 @@ impl Web {
     /// From here on `/livez` is answered with this status.
     pub fn feels(&self, health: StatusCode) {
         self.seen.health.store(health.as_u16(), Relaxed);
+    }
+
+    /// From here on everything but `/livez` is answered with this status; 200 ends it.
+    pub fn fails(&self, failure: StatusCode) {
+        let failure = if failure == StatusCode::OK {
+            0
+        } else {
+            failure.as_u16()
+        };
+        self.seen.failure.store(failure, Relaxed);
     }
 
     /// Ends listening and all connections at once.
@@ -144,6 +156,9 @@ fn answer(seen: &Seen, request: Request<Incoming>) -> Response<Body> {
         return with_status(health);
     }
     seen.requests.fetch_add(1, Relaxed);
+    if let Ok(failure) = StatusCode::from_u16(seen.failure.load(Relaxed)) {
+        return with_status(failure);
+    }
     let number = || number.parse::<usize>().expect("the path ends in a number");
     match verb {
         "sized" if request.method() == Method::HEAD => with_length(number()),

@@ -1,10 +1,11 @@
 //! The power of two choices: look at two endpoints at random, take the less loaded one (Mitzenmacher, 2001).
 //!
-//! The load is peak-EWMA latency × (requests in flight + 1) ÷ weight. An endpoint that has not answered yet has no
-//! latency; it is compared by its requests in flight alone, so that a new node is neither flooded nor starved.
+//! The load is peak-EWMA latency, with what failing costs on top, × (requests in flight + 1) ÷ weight. An endpoint that has not
+//! answered yet has no latency; it is compared by its requests in flight alone, so that a new node is neither flooded nor starved.
 
 use fastrand::Rng;
 
+use super::passes;
 use crate::{
     endpoint::{Endpoint, Member, WEIGHT},
     load::Nanos,
@@ -31,12 +32,14 @@ pub fn choose<E: Member>(
     // Drawn from the others only: the two are never the same unless no other is allowed.
     let offset = if n > 1 { 1 + rng.usize(..n - 1) } else { 0 };
     let second = next_allowed(endpoints, (first + offset) % n, &avoid)?;
-    let lighter = is_lighter(
-        endpoints[second].endpoint(),
-        endpoints[first].endpoint(),
-        now,
-    );
-    Some(if lighter { second } else { first })
+    let (a, b) = (endpoints[first].endpoint(), endpoints[second].endpoint());
+    let takes_second = match (passes(a, rng), passes(b, rng)) {
+        (true, false) => true,
+        (false, true) => false,
+        // If all are held back, all are held back alike.
+        _ => is_lighter(b, a, now),
+    };
+    Some(if takes_second { second } else { first })
 }
 
 fn next_allowed<E: Member>(
@@ -51,8 +54,8 @@ fn next_allowed<E: Member>(
 }
 
 fn is_lighter(a: &Endpoint, b: &Endpoint, now: Nanos) -> bool {
-    match (a.load.latency(now), b.load.latency(now)) {
-        (Some(la), Some(lb)) => cost(a, la.as_nanos() as f64) < cost(b, lb.as_nanos() as f64),
+    match (a.load.cost(now), b.load.cost(now)) {
+        (Some(of_a), Some(of_b)) => cost(a, of_a) < cost(b, of_b),
         _ => cost(a, 1.0) < cost(b, 1.0),
     }
 }
@@ -113,6 +116,48 @@ mod tests {
         all[1].load.observe(Nanos(0), Duration::from_micros(1_500));
         let hits = shares(&all, 10_000);
         assert!(hits.iter().all(|&h| h > 4_000), "{hits:?}");
+    }
+
+    /// The sinkhole: a node that fails at once has the lowest latency and nothing in flight.
+    #[test]
+    fn a_node_that_fails_fast_attracts_nothing() {
+        let all = cluster(10);
+        for endpoint in &all {
+            endpoint.load.observe(Nanos(0), Duration::from_millis(50));
+        }
+        let mut now = Nanos(0);
+        let mut rng = Rng::with_seed(7);
+        let mut failed = 0;
+        for _ in 0..10_000 {
+            now.0 += 1_000_000;
+            let at = choose(&all, now, &mut rng, |_| false).expect("all are allowed");
+            if at == 4 {
+                failed += 1;
+                all[at]
+                    .load
+                    .observe_failure(now, Duration::from_micros(100));
+            } else {
+                all[at].load.observe(now, Duration::from_millis(50));
+            }
+        }
+        assert!(
+            failed < 1_000,
+            "{failed} of 10,000 went to the failing node"
+        );
+    }
+
+    #[test]
+    fn what_warms_up_gets_its_part_of_its_share() {
+        let all = cluster(10);
+        all[4].load.warm_to(0.2);
+        let hits = shares(&all, 100_000);
+        assert!((1_500..2_500).contains(&hits[4]), "{hits:?}");
+        all.iter().for_each(|it| it.load.warm_to(0.2));
+        let hits = shares(&all, 100_000);
+        assert!(
+            (9_000..11_000).contains(&hits[4]),
+            "those that are new together are not slowed: {hits:?}"
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ use settings::Error;
 
 use super::Keys;
 use crate::config::{
-    Discover, DnsConfig, Probe, ProbeKind, Service,
+    Discover, DnsConfig, Probe, ProbeKind, Service, Sticky,
+    picking::{self, RawSticky},
     raw::{self, DiscoverKind},
     value,
 };
@@ -49,8 +50,17 @@ fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
         max_tries: raw.max_tries,
         retry_ratio: raw.retry_ratio,
         probe: probe(&keys.table("probe"), raw.probe)?,
+        pick: raw.pick,
+        outlier: raw.outlier,
+        slow_start: raw.slow_start,
+        sticky: sticky(keys, raw.sticky)?,
     };
     Ok(service)
+}
+
+fn sticky(keys: &Keys<'_>, raw: Option<RawSticky>) -> Result<Option<Sticky>, Error> {
+    raw.map(|it| picking::check_sticky(&keys.table("sticky"), it))
+        .transpose()
 }
 
 fn discover(keys: &Keys<'_>, raw: &raw::Service) -> Result<Discover, Error> {
