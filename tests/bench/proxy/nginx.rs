@@ -45,7 +45,7 @@ fn stream(place: &Place<'_>, load_module: &str) -> String {
     )
 }
 
-/// Its default, 16 KiB, costs nginx more for each MiB.
+/// The default of 16 KiB costs nginx about a quarter more for each MiB; 256 KiB is cheaper for one connection, dearer for 64.
 const STREAM_BUFFER: &str = "64k";
 
 fn http(place: &Place<'_>) -> String {
