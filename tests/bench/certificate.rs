@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use ::tests::load::tls::{Handshakes, TlsClient};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
 /// The name it is for, which clients ask for.
 const NAME: &str = "localhost";
