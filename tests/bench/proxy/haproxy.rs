@@ -45,7 +45,7 @@ fn config(place: &Place<'_>, splice: Splice) -> String {
 
 const TCP: &str = " mode tcp\n";
 
-/// With `splice-auto` HAProxy splices next to nothing of this traffic and costs as much as without; forced, a third.
+/// With `splice-auto` this traffic costs HAProxy as much as without; forced, a third to a half.
 const TCP_SPLICED: &str = " mode tcp\n option splice-request\n option splice-response\n";
 
 /// Enough pipes for both ways of every connection of a row, each as large as unprivileged users may make them.
