@@ -1,7 +1,8 @@
 //! Answers for every proxy alike, as cheaply as it can, so that the proxies are what is measured.
 //!
 //! Three listeners on one thread: HTTP/1.1 (`GET /SIZE` gives so many bytes of the pattern; a body is read and
-//! forgotten), HTTP/2 with prior knowledge (the same, and an echo for every gRPC call), and a TCP echo.
+//! forgotten; a connection that becomes a WebSocket is an echo of bytes), HTTP/2 with prior knowledge (the same, and an echo
+//! for every gRPC call), and a TCP echo.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use ::tests::load::content::pattern;
+use ::tests::load::websocket::ACCEPT;
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -45,6 +47,7 @@ struct Answers {
     whole: [Bytes; SIZES.len()],
     bodies: [Bytes; SIZES.len()],
     unknown: Bytes,
+    websocket: Bytes,
 }
 
 /// What a request head says.
@@ -53,6 +56,7 @@ struct Asked {
     head_length: usize,
     body_length: u64,
     size: Option<usize>,
+    is_websocket: bool,
 }
 
 /// Starts the backend on a thread of its own, for as long as the process lives.
@@ -118,6 +122,7 @@ impl Answers {
             whole,
             bodies,
             unknown: http1_answer("404 Not Found", b""),
+            websocket: agreement(),
         }
     }
 
@@ -136,6 +141,14 @@ fn http1_answer(status: &str, body: &[u8]) -> Bytes {
         "HTTP/1.1 {status}\r\ncontent-type: application/octet-stream\r\ncontent-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat().into()
+}
+
+/// The key of the bench's clients is always the same, and so is the answer to it.
+fn agreement() -> Bytes {
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {ACCEPT}\r\n\r\n"
+    );
+    head.into()
 }
 
 fn place(size: Option<usize>) -> Option<usize> {
@@ -163,6 +176,10 @@ async fn serve_http1(mut socket: TcpStream, answers: Answers) -> io::Result<()> 
             }
         };
         let _ = buffer.split_to(asked.head_length);
+        if asked.is_websocket {
+            socket.write_all(&answers.websocket).await?;
+            return serve_echo(socket).await;
+        }
         skip_body(&mut socket, &mut buffer, asked.body_length).await?;
         socket.write_all(answers.http1(asked.size)).await?;
         buffer.reserve(BUFFER_SIZE - buffer.len());
@@ -177,16 +194,22 @@ fn parse(head: &[u8]) -> io::Result<Option<Asked>> {
         return Ok(None);
     };
     let size = request.path.and_then(size_of);
-    let length = request
-        .headers
-        .iter()
-        .find(|it| it.name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|it| str::from_utf8(it.value).ok()?.parse().ok());
+    let length = field(request.headers, "content-length");
+    let length = length.and_then(|it| str::from_utf8(it).ok()?.parse().ok());
+    let upgrade = field(request.headers, "upgrade");
     Ok(Some(Asked {
         head_length,
         body_length: length.unwrap_or(0),
         size,
+        is_websocket: upgrade.is_some_and(|it| it.eq_ignore_ascii_case(b"websocket")),
     }))
+}
+
+fn field<'h>(headers: &[httparse::Header<'h>], name: &str) -> Option<&'h [u8]> {
+    let field = headers
+        .iter()
+        .find(|it| it.name.eq_ignore_ascii_case(name))?;
+    Some(field.value)
 }
 
 async fn skip_body(socket: &mut TcpStream, buffer: &mut BytesMut, mut left: u64) -> io::Result<()> {
@@ -292,6 +315,7 @@ mod tests {
     use ::tests::load::http1::{Http1, HttpRequest, Reuse};
     use ::tests::load::http2::Http2;
     use ::tests::load::tcp::PingPong;
+    use ::tests::load::websocket::WebSocket;
     use ::tests::load::{EntryAddr, Load, Plan, Traffic};
 
     use super::*;
@@ -314,6 +338,7 @@ mod tests {
             answers(Http2::new(EntryAddr(backend.http2.0), request, 2)).await;
         }
         answers(PingPong::new(EntryAddr(backend.echo.0), 64)).await;
+        answers(WebSocket::new(EntryAddr(backend.http1.0), 64)).await;
         answers(Grpc::new(EntryAddr(backend.http2.0), call(Shape::Unary), 2)).await;
         answers(Grpc::new(
             EntryAddr(backend.http2.0),
@@ -331,6 +356,7 @@ mod tests {
             head_length: head.len() - 4,
             body_length: 7,
             size: Some(SMALL),
+            is_websocket: false,
         };
         assert_eq!(parse(head).expect("it is well formed"), Some(asked));
     }

@@ -9,6 +9,7 @@
 //! It does NOT choose a winner: it prints what it saw, with the spread of the rounds.
 
 mod backend;
+mod certificate;
 mod machine;
 mod measure;
 mod pool;
@@ -24,13 +25,12 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use backend::Backend;
-use machine::Cores;
-use proxy::{Proxy, Running};
-use row::{Kind, Kinds, ROWS, Row, Setup};
+use certificate::Certificate;
+use proxy::{Proxy, Running, Site, Splice};
+use row::{Held, Kind, Kinds, ROWS, Row, Setup};
 use table::{Findings, Line};
 
-/// Measures the balancer beside HAProxy and nginx.
+/// Measures the balancer beside HAProxy, nginx and Envoy.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Arguments {
@@ -43,8 +43,8 @@ struct Arguments {
     /// The rows to run; all when absent.
     #[arg(long, value_delimiter = ',', value_parser = row_named)]
     only: Vec<&'static str>,
-    /// Who runs beside ours, where installed.
-    #[arg(long, value_delimiter = ',', default_value = "haproxy,nginx")]
+    /// Who runs beside ours, where installed; `HAPROXY`, `NGINX` and `ENVOY` may name other builds.
+    #[arg(long, value_delimiter = ',', default_value = "haproxy,nginx,envoy")]
     peers: Vec<Peer>,
     /// Leaves ours out, to see the peers alone.
     #[arg(long)]
@@ -58,14 +58,18 @@ struct Arguments {
 enum Peer {
     Haproxy,
     Nginx,
+    Envoy,
     None,
 }
+
+/// What helps against an absent peer.
+const ADVICE: &str =
+    "install it, or run tests/bench/peers, or name its program in HAPROXY, NGINX or ENVOY";
 
 /// What every row needs.
 struct Bench {
     proxies: Vec<Proxy>,
-    backend: Backend,
-    cores: Cores,
+    site: Site,
     lasts: Duration,
     rounds: u16,
     findings: Findings,
@@ -86,26 +90,32 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     let rows: Vec<_> = ROWS.iter().filter(|row| arguments.wants(row)).collect();
     // A build uses every core, so it comes before this process is confined to one.
-    let proxies = if rows.iter().all(|row| row.is_pool()) {
-        Vec::new()
+    let (proxies, absent) = if rows.iter().all(|row| row.is_pool()) {
+        Default::default()
     } else {
         arguments.proxies()?
     };
     let (heading, cores) = (heading(arguments, &proxies), machine::cores()?);
     machine::raise_file_limit()?;
     cores.ours.map_or(Ok(()), machine::stay_on)?;
-    let backend = backend::start()?;
+    let site = Site {
+        backend: backend::start()?,
+        certificate: Certificate::make()?,
+        core: cores.proxy,
+    };
     let (lasts, rounds) = (
         Duration::try_from_secs_f64(arguments.seconds)?,
         arguments.rounds,
     );
     let mut bench = Bench {
         proxies,
-        backend,
-        cores,
+        site,
         lasts,
         rounds,
-        findings: Findings::default(),
+        findings: Findings {
+            absent,
+            ..Findings::default()
+        },
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -131,6 +141,7 @@ fn row_named(name: &str) -> Result<&'static str, String> {
 fn heading(arguments: &Arguments, proxies: &[Proxy]) -> String {
     let versions: Vec<_> = proxies
         .iter()
+        .filter(|it| !it.is_variant())
         .map(|it| format!("{it}: {}", it.version().unwrap_or_default()))
         .collect();
     format!(
@@ -159,30 +170,36 @@ impl Arguments {
         self.only.is_empty() || self.only.contains(&row.name)
     }
 
-    fn proxies(&self) -> Result<Vec<Proxy>, Box<dyn Error>> {
+    /// Who is there, and who is not.
+    fn proxies(&self) -> Result<(Vec<Proxy>, Vec<String>), Box<dyn Error>> {
+        let mut absent = Vec::new();
         let mut proxies = if self.peers_only {
             Vec::new()
         } else {
             vec![Proxy::ours()?]
         };
         for peer in &self.peers {
-            match peer.find() {
-                Some(proxy) => proxies.push(proxy),
-                None if *peer == Peer::None => {}
-                None => eprintln!("{peer:?} is not installed"),
+            let found = peer.find();
+            if found.is_empty() && *peer != Peer::None {
+                let advice = format!("{peer:?} is not on this machine; {ADVICE}");
+                eprintln!("\n*** {advice} ***\n");
+                absent.push(advice);
             }
+            proxies.extend(found);
         }
-        Ok(proxies)
+        Ok((proxies, absent))
     }
 }
 
 impl Peer {
-    fn find(self) -> Option<Proxy> {
-        match self {
-            Self::Haproxy => Proxy::haproxy(),
-            Self::Nginx => Proxy::nginx(),
-            Self::None => None,
-        }
+    fn find(self) -> Vec<Proxy> {
+        let found = match self {
+            Self::Haproxy => [Splice::Off, Splice::On].map(Proxy::haproxy),
+            Self::Nginx => [Proxy::nginx(), None],
+            Self::Envoy => [Proxy::envoy(), None],
+            Self::None => [None, None],
+        };
+        found.into_iter().flatten().collect()
     }
 }
 
@@ -200,7 +217,11 @@ impl Bench {
                 lanes,
                 traffic,
             } => self.exchanges(row.name, setup, lanes, traffic).await,
-            Kind::Idle { setup, connections } => self.idle(row.name, setup, connections).await,
+            Kind::Idle {
+                setup,
+                held,
+                connections,
+            } => self.idle(row.name, setup, held, connections).await,
             Kind::Pool { endpoints } => self.pool(row.name, endpoints),
         }
     }
@@ -210,7 +231,8 @@ impl Bench {
         let running = self.start_all(row, setup).await;
         for _ in 0..self.rounds {
             for (name, proxy) in &running {
-                match measure::exchanges(proxy, traffic, lanes, self.lasts).await {
+                let certificate = &self.site.certificate;
+                match measure::exchanges(proxy, traffic, certificate, lanes, self.lasts).await {
                     Ok(sample) => {
                         sample
                             .failure
@@ -229,11 +251,12 @@ impl Bench {
     }
 
     /// A proxy that held many connections keeps some of their memory, so every round gets fresh ones.
-    async fn idle(&mut self, row: &'static str, setup: Setup, connections: usize) {
+    async fn idle(&mut self, row: &'static str, setup: Setup, held: Held, connections: usize) {
         let mut lines = Vec::new();
         for _ in 0..self.rounds {
             for (name, proxy) in self.start_all(row, setup).await {
-                match measure::idle(&proxy, connections).await {
+                let certificate = &self.site.certificate;
+                match measure::idle(&proxy, held, certificate, connections).await {
                     Ok(sample) => line_of(&mut lines, row, &name).rounds.push(sample),
                     Err(cause) => self
                         .findings
@@ -258,9 +281,9 @@ impl Bench {
     async fn start_all(&mut self, row: &str, setup: Setup) -> Vec<(String, Running)> {
         let mut running = Vec::new();
         for proxy in &self.proxies {
-            let upstream = setup.relay.upstream(&self.backend);
-            match proxy.start(setup, upstream, self.cores.proxy).await {
+            match proxy.start(setup, &self.site).await {
                 Ok(started) => running.push((proxy.to_string(), started)),
+                Err(proxy::ProxyError::SameAsOther) => {}
                 Err(proxy::ProxyError::Unable) => eprintln!("{row}: {proxy} cannot do this"),
                 Err(cause) => self
                     .findings

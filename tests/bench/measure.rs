@@ -3,12 +3,15 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use ::tests::load::http1::{Http1, Http1Lane, Reuse};
+use ::tests::load::http1::{Http1, Reuse};
+use ::tests::load::tls::Handshakes;
+use ::tests::load::websocket::WebSocket;
 use ::tests::load::{Failure, Lane, Traffic};
-use ::tests::process::{CostError, Pid, cpu_time, memory};
+use ::tests::process::{CostError, Memory, Pid, cpu_time, memory};
 
+use crate::certificate::Certificate;
 use crate::proxy::Running;
-use crate::row::{Kinds, SMALL, get};
+use crate::row::{Held, Kinds, MESSAGE, SMALL, get};
 
 /// Before anything is counted: connections are made, pools fill, branch predictors learn.
 const WARM_UP: Duration = Duration::from_millis(700);
@@ -38,9 +41,9 @@ pub(crate) struct Sample {
 /// One round of idle connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IdleSample {
-    pub(crate) bytes_per_connection: f64,
-    pub(crate) before: u64,
-    pub(crate) after: u64,
+    pub(crate) connections: usize,
+    pub(crate) before: Memory,
+    pub(crate) after: Memory,
 }
 
 /// Why there is no measurement.
@@ -60,10 +63,12 @@ pub(crate) enum MeasureError {
 pub(crate) async fn exchanges(
     proxy: &Running,
     traffic: Kinds,
+    certificate: &Certificate,
     lanes: usize,
     lasts: Duration,
 ) -> Result<Sample, MeasureError> {
-    let load = traffic.start(proxy.entry(), lanes, WARM_UP + lasts + FINISH_SPARE)?;
+    let patience = WARM_UP + lasts + FINISH_SPARE;
+    let load = traffic.start(proxy.entry(), certificate, lanes, patience)?;
     tokio::time::sleep(WARM_UP).await;
     load.take();
     let (began, cpu_before) = (Instant::now(), cpu_time(proxy.pid())?);
@@ -93,8 +98,28 @@ pub(crate) async fn exchanges(
 }
 
 /// Opens connections, makes one exchange over each, and weighs the proxy while they idle.
-pub(crate) async fn idle(proxy: &Running, connections: usize) -> Result<IdleSample, MeasureError> {
-    let mut traffic = Http1::new(proxy.entry(), &get(SMALL), Reuse::KeepAlive);
+pub(crate) async fn idle(
+    proxy: &Running,
+    held: Held,
+    certificate: &Certificate,
+    connections: usize,
+) -> Result<IdleSample, MeasureError> {
+    let http1 = || Http1::new(proxy.entry(), &get(SMALL), Reuse::KeepAlive);
+    match held {
+        Held::Http1 => hold(proxy, http1(), connections).await,
+        Held::Https => {
+            let client = certificate.client(Handshakes::Full);
+            hold(proxy, http1().over_tls(client), connections).await
+        }
+        Held::WebSocket => hold(proxy, WebSocket::new(proxy.entry(), MESSAGE), connections).await,
+    }
+}
+
+async fn hold(
+    proxy: &Running,
+    mut traffic: impl Traffic,
+    connections: usize,
+) -> Result<IdleSample, MeasureError> {
     // The first connection makes what all of them share.
     let first = opened(&mut traffic, 0).await?;
     let before = settled_memory(proxy.pid()).await?;
@@ -104,31 +129,40 @@ pub(crate) async fn idle(proxy: &Running, connections: usize) -> Result<IdleSamp
     }
     let after = settled_memory(proxy.pid()).await?;
     drop((first, lanes));
-    let bytes_per_connection = after.saturating_sub(before) as f64 / connections as f64;
     Ok(IdleSample {
-        bytes_per_connection,
+        connections,
         before,
         after,
     })
 }
 
-async fn opened(traffic: &mut Http1, index: usize) -> Result<Http1Lane, MeasureError> {
+async fn opened<T: Traffic>(traffic: &mut T, index: usize) -> Result<T::Lane, MeasureError> {
     let mut lane = traffic.lane(index);
     let exchange = lane.exchange().await.map(|_| ());
     exchange.map_err(|cause| MeasureError::Connection { index, cause })?;
     Ok(lane)
 }
 
-/// Anonymous memory, when it has stopped to change.
-async fn settled_memory(pid: Pid) -> Result<u64, CostError> {
+/// Memory, when what belongs to no file has stopped to change.
+async fn settled_memory(pid: Pid) -> Result<Memory, CostError> {
     let deadline = Instant::now() + SETTLE_MAX;
-    let mut last = memory(pid)?.anonymous;
+    let mut last = memory(pid)?;
     loop {
         tokio::time::sleep(SETTLE_STEP).await;
-        let now = memory(pid)?.anonymous;
-        if now == last || Instant::now() >= deadline {
+        let now = memory(pid)?;
+        if now.anonymous == last.anonymous || Instant::now() >= deadline {
             return Ok(now);
         }
         last = now;
+    }
+}
+
+// === impl IdleSample ===
+
+impl IdleSample {
+    /// What of some kind of memory is there for one connection, in bytes.
+    pub(crate) fn each(&self, kind: impl Fn(&Memory) -> u64) -> f64 {
+        let grown = kind(&self.after).saturating_sub(kind(&self.before));
+        grown as f64 / self.connections as f64
     }
 }

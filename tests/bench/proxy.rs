@@ -1,12 +1,13 @@
-//! Starts a proxy with one worker on one core, set up for a row: ours, HAProxy or nginx.
+//! Starts a proxy with one worker on one core, set up for a row: ours, HAProxy, nginx or Envoy.
 //!
 //! All HTTP setups keep upstream connections, forward the client's address and make a request id, as ours always does.
 
+mod envoy;
+mod find;
 mod haproxy;
 mod nginx;
 mod ours;
 
-use std::env;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -19,21 +20,36 @@ use ::tests::ports::{self, NoFreePort, PortLease};
 use ::tests::process::{Core, OursError, Pid, Process, ProcessError, Program, Ready};
 use tempfile::TempDir;
 
-use crate::backend::BackendAddr;
+use crate::backend::{Backend, BackendAddr};
+use crate::certificate::Certificate;
 use crate::row::Setup;
 
 /// How long a proxy may take until it listens.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where servers lie that `PATH` may leave out.
-const SERVER_FOLDERS: [&str; 2] = ["/usr/local/sbin", "/usr/sbin"];
-
 /// What is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Proxy {
     Ours(PathBuf),
-    Haproxy(PathBuf),
+    Haproxy(PathBuf, Splice),
     Nginx(PathBuf),
+    Envoy(PathBuf),
+}
+
+/// Whether HAProxy may have the kernel move bytes that it only relays; where it relays in bulk, both ways are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Splice {
+    On,
+    Off,
+}
+
+/// What all proxies stand on.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) backend: Backend,
+    pub(crate) certificate: Certificate,
+    /// Where the proxy runs.
+    pub(crate) core: Option<Core>,
 }
 
 /// A proxy that runs; dropped, it ends, and its files go.
@@ -52,6 +68,7 @@ struct Place<'a> {
     entry: &'a PortLease,
     admin: &'a PortLease,
     upstream: BackendAddr,
+    certificate: &'a Certificate,
     folder: &'a Path,
 }
 
@@ -66,6 +83,8 @@ pub(crate) enum ProxyError {
     Process(#[from] ProcessError),
     #[error("its build cannot do this")]
     Unable,
+    #[error("it would do the same as without its option")]
+    SameAsOther,
 }
 
 // === impl Proxy ===
@@ -77,49 +96,53 @@ impl Proxy {
     }
 
     /// HAProxy, where it is installed.
-    pub(crate) fn haproxy() -> Option<Self> {
-        installed("haproxy").map(Self::Haproxy)
+    pub(crate) fn haproxy(splice: Splice) -> Option<Self> {
+        find::program("haproxy").map(|path| Self::Haproxy(path, splice))
     }
 
     /// nginx, where it is installed.
     pub(crate) fn nginx() -> Option<Self> {
-        installed("nginx").map(Self::Nginx)
+        find::program("nginx").map(Self::Nginx)
+    }
+
+    /// Envoy, where it is installed.
+    pub(crate) fn envoy() -> Option<Self> {
+        find::program("envoy").map(Self::Envoy)
+    }
+
+    /// Whether another proxy is the same program.
+    pub(crate) fn is_variant(&self) -> bool {
+        matches!(self, Self::Haproxy(_, Splice::On))
     }
 
     /// What it says of its version.
     pub(crate) fn version(&self) -> Option<String> {
         let (program, flag) = match self {
-            Self::Ours(path) => (path, "--version"),
-            Self::Haproxy(path) | Self::Nginx(path) => (path, "-v"),
+            Self::Ours(path) | Self::Envoy(path) => (path, "--version"),
+            Self::Haproxy(path, _) | Self::Nginx(path) => (path, "-v"),
         };
         let said = Command::new(program).arg(flag).output().ok()?;
         let said = [said.stdout, said.stderr].concat();
-        let first = String::from_utf8_lossy(&said)
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
-        Some(first)
+        let said = String::from_utf8_lossy(&said);
+        let first = said.lines().map(str::trim).find(|it| !it.is_empty())?;
+        // Some name their own path before their version.
+        let (_, version) = first.split_once("version: ").unwrap_or(("", first));
+        Some(version.to_owned())
     }
 
     /// Starts it and waits until it accepts connections.
-    pub(crate) async fn start(
-        &self,
-        setup: Setup,
-        upstream: BackendAddr,
-        core: Option<Core>,
-    ) -> Result<Running, ProxyError> {
+    pub(crate) async fn start(&self, setup: Setup, site: &Site) -> Result<Running, ProxyError> {
         let (entry, admin, folder) = (ports::free()?, ports::free()?, TempDir::new()?);
         let place = Place {
             setup,
             entry: &entry,
             admin: &admin,
-            upstream,
+            upstream: setup.relay.upstream(&site.backend),
+            certificate: &site.certificate,
             folder: folder.path(),
         };
         let program = self.program(&place)?;
-        let program = core.map_or(program.clone(), |core| program.on(core));
+        let program = site.core.map_or(program.clone(), |core| program.on(core));
         let mut process = program.start()?;
         process
             .ready(&Ready::Port(entry.address()), START_PATIENCE)
@@ -135,8 +158,9 @@ impl Proxy {
     fn program(&self, place: &Place<'_>) -> Result<Program, ProxyError> {
         match self {
             Self::Ours(path) => ours::program(path, place),
-            Self::Haproxy(path) => haproxy::program(path, place),
+            Self::Haproxy(path, splice) => haproxy::program(path, place, *splice),
             Self::Nginx(path) => nginx::program(path, place),
+            Self::Envoy(path) => envoy::program(path, place),
         }
     }
 }
@@ -144,18 +168,13 @@ impl Proxy {
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Ours(_) => "colonnade",
-            Self::Haproxy(_) => "haproxy",
+            Self::Ours(_) => crate::table::OURS,
+            Self::Haproxy(_, Splice::Off) => "haproxy",
+            Self::Haproxy(_, Splice::On) => "haproxy-splice",
             Self::Nginx(_) => "nginx",
+            Self::Envoy(_) => "envoy",
         })
     }
-}
-
-/// Debian keeps servers in directories that are not on everybody's `PATH`.
-fn installed(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(SERVER_FOLDERS.map(PathBuf::from));
-    folders.map(|it| it.join(program)).find(|it| it.is_file())
 }
 
 // === impl Running ===

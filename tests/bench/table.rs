@@ -1,13 +1,17 @@
-//! Turns the rounds of every row into Markdown, with the spread of the rounds and the ratio to HAProxy.
+//! Turns the rounds of every row into Markdown, with the spread of the rounds and the ratios to the peers.
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use ::tests::process::Memory;
+
 use crate::measure::{IdleSample, Sample};
 use crate::pool::PoolSample;
 
-/// The proxy that the others are compared with.
+/// A peer that every proxy is compared with.
 const REFERENCE: &str = "haproxy";
+/// The one that is not a peer.
+pub(crate) const OURS: &str = "colonnade";
 
 /// What the bench found.
 #[derive(Debug, Default)]
@@ -15,6 +19,8 @@ pub(crate) struct Findings {
     pub(crate) exchanges: Vec<Line<Sample>>,
     pub(crate) idle: Vec<Line<IdleSample>>,
     pub(crate) pool: Vec<Line<PoolSample>>,
+    /// Peers that are not on this machine.
+    pub(crate) absent: Vec<String>,
     /// What could not be measured, and why.
     pub(crate) missing: Vec<String>,
 }
@@ -50,19 +56,21 @@ impl Findings {
             (!self.exchanges.is_empty()).then(|| self.exchanges_table()),
             (!self.idle.is_empty()).then(|| self.idle_table()),
             (!self.pool.is_empty()).then(|| self.pool_table()),
-            (!self.missing.is_empty()).then(|| self.missing_list()),
+            (!self.absent.is_empty()).then(|| list("absent", &self.absent)),
+            (!self.missing.is_empty()).then(|| list("not measured", &self.missing)),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
     }
 
     fn exchanges_table(&self) -> String {
         let mut table = String::from(
-            "| row | proxy | CPU µs per exchange: median (min–max) | to HAProxy | exchanges/s | MiB/s | p50 µs | p90 | p99 | p99.9 | busy | failed |\n\
-             |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+            "| row | proxy | CPU µs per exchange: median (min–max) | to HAProxy | to the best peer | exchanges/s | MiB/s | p50 µs | p90 | p99 | p99.9 | busy | failed |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for line in &self.exchanges {
             let cpu = Spread::of(&line.rounds, |it| micros(it.cpu_per_exchange));
-            let ratio = ratio(cpu.median, self.reference(line.row));
+            let to_reference = ratio(cpu.median, self.reference(line.row));
+            let to_best = ratio(cpu.median, self.best_peer(line.row));
             let rate = Spread::of(&line.rounds, |it| it.exchanges_per_second).median;
             let mib = Spread::of(&line.rounds, |it| it.mib_per_second).median;
             let [p50, p90, p99, p999] = [0, 1, 2, 3]
@@ -72,7 +80,7 @@ impl Findings {
             let (row, proxy) = (line.row, &line.proxy);
             let _ = writeln!(
                 table,
-                "| {row} | {proxy} | {} | {ratio} | {rate:.0} | {mib:.1} | {p50:.0} | {p90:.0} | {p99:.0} | {p999:.0} | {busy:.0} % | {failed} |",
+                "| {row} | {proxy} | {} | {to_reference} | {to_best} | {rate:.0} | {mib:.1} | {p50:.0} | {p90:.0} | {p99:.0} | {p999:.0} | {busy:.0} % | {failed} |",
                 cpu.text(1)
             );
         }
@@ -81,19 +89,19 @@ impl Findings {
 
     fn idle_table(&self) -> String {
         let mut table = String::from(
-            "| row | proxy | KiB per idle connection: median (min–max) | before, MiB | with all, MiB |\n|---|---|---|---|---|\n",
+            "| row | proxy | KiB per idle connection, its own memory: median (min–max) | RSS | PSS | before, MiB | with all, MiB |\n|---|---|---|---|---|---|---|\n",
         );
         for line in &self.idle {
-            let kib = Spread::of(&line.rounds, |it| it.bytes_per_connection / 1024.0);
-            let [before, after] =
-                [|it: &IdleSample| it.before, |it: &IdleSample| it.after].map(|field| {
-                    Spread::of(&line.rounds, |it| field(it) as f64 / f64::from(1 << 20)).median
-                });
+            let own = kib(&line.rounds, |it| it.anonymous);
+            let resident = kib(&line.rounds, |it| it.resident).median;
+            let proportional = kib(&line.rounds, |it| it.proportional).median;
+            let before = Spread::of(&line.rounds, |it| mib(it.before.anonymous)).median;
+            let after = Spread::of(&line.rounds, |it| mib(it.after.anonymous)).median;
             let (row, proxy) = (line.row, &line.proxy);
             let _ = writeln!(
                 table,
-                "| {row} | {proxy} | {} | {before:.1} | {after:.1} |",
-                kib.text(2)
+                "| {row} | {proxy} | {} | {resident:.2} | {proportional:.2} | {before:.1} | {after:.1} |",
+                own.text(2)
             );
         }
         table
@@ -117,20 +125,21 @@ impl Findings {
         table
     }
 
-    fn missing_list(&self) -> String {
-        self.missing
-            .iter()
-            .map(|it| format!("- not measured: {it}\n"))
-            .collect()
-    }
-
     /// The median cost of the reference in a row.
     fn reference(&self, row: &str) -> Option<f64> {
-        let line = self
-            .exchanges
-            .iter()
-            .find(|it| it.row == row && it.proxy == REFERENCE)?;
-        Some(Spread::of(&line.rounds, |it| micros(it.cpu_per_exchange)).median)
+        self.costs(row, |proxy| proxy == REFERENCE).next()
+    }
+
+    /// The least median cost that any peer has in a row.
+    fn best_peer(&self, row: &str) -> Option<f64> {
+        self.costs(row, |proxy| proxy != OURS)
+            .min_by(f64::total_cmp)
+    }
+
+    fn costs(&self, row: &str, whose: impl Fn(&str) -> bool) -> impl Iterator<Item = f64> {
+        let lines = self.exchanges.iter();
+        let lines = lines.filter(move |it| it.row == row && whose(&it.proxy));
+        lines.map(|it| Spread::of(&it.rounds, |it| micros(it.cpu_per_exchange)).median)
     }
 }
 
@@ -158,6 +167,19 @@ impl Spread {
         let Self { min, median, max } = self;
         format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
     }
+}
+
+/// KiB of some kind of memory for one connection.
+fn kib(rounds: &[IdleSample], kind: impl Fn(&Memory) -> u64) -> Spread {
+    Spread::of(rounds, |it| it.each(&kind) / 1024.0)
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+fn list(what: &str, items: &[String]) -> String {
+    items.iter().map(|it| format!("- {what}: {it}\n")).collect()
 }
 
 fn ratio(value: f64, reference: Option<f64>) -> String {
@@ -194,16 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_compared_with_haproxy_in_the_same_row() {
+    fn a_row_is_compared_with_haproxy_and_the_best_peer_in_the_same_row() {
         let line = |row, proxy: &str, micros| Line {
             row,
             proxy: proxy.into(),
             rounds: vec![sample(micros)],
         };
         let exchanges = vec![
-            line("a", "ours", 10),
+            line("a", OURS, 10),
             line("a", "haproxy", 20),
-            line("b", "ours", 10),
+            line("a", "nginx", 16),
+            line("b", OURS, 10),
         ];
         let markdown = Findings {
             exchanges,
@@ -211,11 +234,11 @@ mod tests {
         }
         .markdown();
         assert!(
-            markdown.contains("| a | ours | 10.0 (10.0–10.0) | 0.50 |"),
+            markdown.contains("| a | colonnade | 10.0 (10.0–10.0) | 0.50 | 0.62 |"),
             "{markdown}"
         );
         assert!(
-            markdown.contains("| b | ours | 10.0 (10.0–10.0) | – |"),
+            markdown.contains("| b | colonnade | 10.0 (10.0–10.0) | – | – |"),
             "{markdown}"
         );
     }

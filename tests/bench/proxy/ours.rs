@@ -26,8 +26,9 @@ fn config(place: &Place<'_>) -> String {
         true => ("protocol = \"tcp\"\nservice = \"b\"\n", ""),
         false => ("", "[[route]]\nservice = \"b\"\n"),
     };
+    let tls = tls(place);
     let upstream = match place.setup.relay {
-        Relay::Http1 | Relay::Http2ToHttp1 => "http1",
+        Relay::Http1 | Relay::Http2ToHttp1 | Relay::Https | Relay::WebSocket => "http1",
         Relay::Grpc => "http2",
         Relay::TcpEcho | Relay::TcpHttp => "match",
     };
@@ -36,8 +37,20 @@ fn config(place: &Place<'_>) -> String {
          [admin]\naddress = \"{admin}\"\n\
          [log]\naccess = \"{access}\"\n\
          [[listener]]\nname = \"entry\"\naddress = \"{entry}\"\nidle_timeout = \"300s\"\n{service}\
-         {route}\
+         {tls}{route}\
          [[service]]\nname = \"b\"\ndiscover = \"static\"\nendpoints = [\"{backend}\"]\n\
          protocol = \"{upstream}\"\nidle_timeout = \"300s\"\n"
+    )
+}
+
+fn tls(place: &Place<'_>) -> String {
+    if place.setup.relay != Relay::Https {
+        return String::new();
+    }
+    let (cert, key) = (place.certificate.cert(), place.certificate.key());
+    format!(
+        "[listener.tls]\nmin_version = \"1.3\"\ncertificates = [{{ cert = \"{}\", key = \"{}\" }}]\n",
+        cert.display(),
+        key.display()
     )
 }

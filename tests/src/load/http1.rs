@@ -1,19 +1,23 @@
-//! HTTP/1.1 traffic over connections of its own, one per lane, kept alive or new for every exchange.
+//! HTTP/1.1 traffic over connections of its own, plain or in TLS, one per lane, kept alive or new for every exchange.
 //!
 //! The request is prepared once and written whole, and the answer is read into a buffer that is kept, so that the
 //! generator costs less than what it measures.
 
 use std::fmt::Write;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::Poll;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::EntryAddr;
+use super::connection::{Connection, Dialer};
 use super::content::{Checker, Expect, pattern};
 use super::lane::{Answer, Failure, FailureKind, Lane, Outcome, Traffic};
 use super::response::Response;
+use super::tls::TlsClient;
 
 /// What is read at a time; also the longest head. Pages that are never touched cost nothing.
 const BUFFER_SIZE: usize = 64 * 1024;
@@ -44,6 +48,7 @@ pub enum Reuse {
 #[derive(Debug)]
 pub struct Http1 {
     entry: EntryAddr,
+    tls: Option<TlsClient>,
     bytes: Bytes,
     expect: Expect,
     reuse: Reuse,
@@ -52,10 +57,10 @@ pub struct Http1 {
 /// One client of HTTP/1.1.
 #[derive(Debug)]
 pub struct Http1Lane {
-    entry: EntryAddr,
+    dialer: Dialer,
     bytes: Bytes,
     reuse: Reuse,
-    connection: Option<TcpStream>,
+    connection: Option<Connection>,
     buffer: Vec<u8>,
     body: Checker,
 }
@@ -94,9 +99,19 @@ impl Http1 {
     pub fn new(entry: EntryAddr, request: &HttpRequest, reuse: Reuse) -> Self {
         Self {
             entry,
+            tls: None,
             bytes: request.http1(reuse),
             expect: request.expect,
             reuse,
+        }
+    }
+
+    /// The same in TLS.
+    #[must_use]
+    pub fn over_tls(self, tls: TlsClient) -> Self {
+        Self {
+            tls: Some(tls),
+            ..self
         }
     }
 }
@@ -105,8 +120,12 @@ impl Traffic for Http1 {
     type Lane = Http1Lane;
 
     fn lane(&mut self, _: usize) -> Http1Lane {
-        Http1Lane {
+        let dialer = Dialer {
             entry: self.entry,
+            tls: self.tls.as_ref().map(TlsClient::lane),
+        };
+        Http1Lane {
+            dialer,
             bytes: self.bytes.clone(),
             reuse: self.reuse,
             connection: None,
@@ -120,11 +139,11 @@ impl Traffic for Http1 {
 
 impl Lane for Http1Lane {
     async fn exchange(&mut self) -> Result<Answer<'_>, Failure> {
-        let mut connection = match self.connection.take() {
-            Some(connection) if still_open(&connection)? => connection,
-            _ => self.entry.connect().await?,
+        let mut connection = match self.kept().await? {
+            Some(connection) => connection,
+            None => self.dialer.connect().await?,
         };
-        let written = connection.write_all(&self.bytes).await;
+        let written = send(&mut connection, &self.bytes).await;
         self.body.begin();
         // A server may refuse a body before it has read it all, so the answer counts more than the failed write.
         let response =
@@ -155,11 +174,19 @@ impl Lane for Http1Lane {
 
     fn abandon(&mut self) {
         self.connection = None;
+        self.dialer.abandon();
     }
 }
 
 impl Http1Lane {
-    async fn read_answer(&mut self, connection: &mut TcpStream) -> Result<Response, Failure> {
+    async fn kept(&mut self) -> Result<Option<Connection>, Failure> {
+        let Some(mut connection) = self.connection.take() else {
+            return Ok(None);
+        };
+        Ok(still_open(&mut connection).await?.then_some(connection))
+    }
+
+    async fn read_answer(&mut self, connection: &mut Connection) -> Result<Response, Failure> {
         self.buffer.resize(BUFFER_SIZE, 0);
         let mut response = Response::new();
         let mut filled = 0;
@@ -193,7 +220,7 @@ impl Http1Lane {
 
     async fn put_back(
         &mut self,
-        mut connection: TcpStream,
+        mut connection: Connection,
         response: &Response,
     ) -> Result<(), Failure> {
         if self.reuse == Reuse::KeepAlive && response.keeps_alive() {
@@ -207,25 +234,37 @@ impl Http1Lane {
     }
 }
 
+/// TLS keeps what is written until it is flushed.
+async fn send(connection: &mut Connection, bytes: &[u8]) -> io::Result<()> {
+    connection.write_all(bytes).await?;
+    connection.flush().await?;
+    Ok(())
+}
+
 /// A server may close an idle connection; a client that sees it in time just makes another (RFC 9112 section 9.3.1).
-fn still_open(connection: &TcpStream) -> Result<bool, Failure> {
-    match connection.try_read(&mut [0]) {
-        Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => Ok(true),
-        Ok(1) => Err(Failure::new(
+async fn still_open(connection: &mut Connection) -> Result<bool, Failure> {
+    let mut byte = [0];
+    let mut unasked = ReadBuf::new(&mut byte);
+    let looked = poll_fn(|cx| Poll::Ready(Pin::new(&mut *connection).poll_read(cx, &mut unasked)));
+    match looked.await {
+        Poll::Pending => Ok(true),
+        Poll::Ready(Ok(())) if !unasked.filled().is_empty() => Err(Failure::new(
             FailureKind::Malformed,
             "bytes came before they were asked for",
         )),
-        _ => Ok(false),
+        Poll::Ready(_) => Ok(false),
     }
 }
 
-async fn wait_for_end(connection: &mut TcpStream) -> Result<(), Failure> {
+async fn wait_for_end(connection: &mut Connection) -> Result<(), Failure> {
     match connection.read(&mut [0]).await {
         Ok(0) => Ok(()),
         Ok(_) => Err(Failure::new(
             FailureKind::Malformed,
             "bytes follow the answer",
         )),
+        // Some servers end TLS without a word (RFC 8446 section 6.1); the answer told its own end.
+        Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
         Err(cause) => Err(Failure::broken(true, cause)),
     }
 }

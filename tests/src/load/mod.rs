@@ -6,12 +6,14 @@
 //! - `arrivals`: *closed* (a lane exchanges again as soon as it has its answer) or *open* (a fixed rate, whatever the
 //!   answers do). In an open load latency counts from the intended start, also while every lane was busy: an answer
 //!   that is late makes the exchanges queued behind it late too (no coordinated omission).
-//! - a `Lane` makes one exchange at a time; [`http1`], [`http2`], [`grpc`] and [`tcp`] are the kinds there are.
+//! - a `Lane` makes one exchange at a time; [`http1`] (also over [`tls`]), [`http2`], [`grpc`],
+//!   [`tcp`] and [`websocket`] are the kinds there are.
 //! - the `Recorder` keeps latencies, outcomes, nodes, failures and a timeline, all bounded.
 //!
-//! It does NOT retry: what a client of the address would see is what is recorded. It does NOT do TLS.
+//! It does NOT retry: what a client of the address would see is what is recorded.
 
 mod arrivals;
+mod connection;
 pub mod content;
 pub mod grpc;
 pub mod http1;
@@ -21,6 +23,8 @@ mod record;
 mod response;
 mod run;
 pub mod tcp;
+pub mod tls;
+pub mod websocket;
 pub mod whoami;
 
 use std::fmt;

@@ -58,17 +58,7 @@ impl Lane for PingPongLane {
             Some(connection) => connection,
             None => self.entry.connect().await?,
         };
-        let (mut reader, mut writer) = connection.split();
-        // Both directions at once: a message larger than the buffers on the way would wait for its own echo.
-        let (written, read) = tokio::join!(
-            writer.write_all(&self.message),
-            read(&mut reader, &mut self.echo)
-        );
-        read?;
-        written.map_err(|cause| Failure::broken(false, cause))?;
-        if self.echo != self.message {
-            return Err(Failure::new(FailureKind::WrongContent, "the echo differs"));
-        }
+        echoed(&mut connection, &self.message, &mut self.echo).await?;
         self.connection = Some(connection);
         Ok(Answer {
             outcome: Outcome::Echo,
@@ -80,6 +70,23 @@ impl Lane for PingPongLane {
     fn abandon(&mut self) {
         self.connection = None;
     }
+}
+
+/// Sends a message and has it come back; `echo` is as long as the message.
+pub(super) async fn echoed(
+    connection: &mut TcpStream,
+    message: &[u8],
+    echo: &mut [u8],
+) -> Result<(), Failure> {
+    let (mut reader, mut writer) = connection.split();
+    // Both directions at once: a message larger than the buffers on the way would wait for its own echo.
+    let (written, read) = tokio::join!(writer.write_all(message), read(&mut reader, echo));
+    read?;
+    written.map_err(|cause| Failure::broken(false, cause))?;
+    if echo != message {
+        return Err(Failure::new(FailureKind::WrongContent, "the echo differs"));
+    }
+    Ok(())
 }
 
 async fn read(reader: &mut (impl AsyncReadExt + Unpin), echo: &mut [u8]) -> Result<(), Failure> {

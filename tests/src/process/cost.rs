@@ -16,6 +16,10 @@ pub struct Memory {
     pub anonymous: u64,
     /// Pages that this process alone has written; they would come back if it ended.
     pub private_dirty: u64,
+    /// All pages, those of programs and libraries too.
+    pub resident: u64,
+    /// The same, but of a page that several processes use only this one's share.
+    pub proportional: u64,
 }
 
 /// Why a cost is not known.
@@ -63,6 +67,8 @@ pub fn memory(pid: Pid) -> Result<Memory, CostError> {
     Ok(Memory {
         anonymous: field(&summary, "Anonymous:")?,
         private_dirty: field(&summary, "Private_Dirty:")?,
+        resident: field(&summary, "Rss:")?,
+        proportional: field(&summary, "Pss:")?,
     })
 }
 
@@ -105,6 +111,7 @@ mod tests {
             after.anonymous >= before.anonymous + SIZE / 2,
             "{before:?} {after:?}"
         );
+        assert!(after.resident >= after.proportional, "{after:?}");
         assert!(
             after.private_dirty >= before.private_dirty + SIZE / 2,
             "{before:?} {after:?}"
