@@ -399,6 +399,7 @@ fn table(config: &Config) -> Result<RouteTable<Target>, StartError> {
         let target = Target {
             route: route.name.as_str().into(),
             service: route.service,
+            actions: route.actions.clone(),
         };
         routes.push((rule(route)?, target));
     }
@@ -419,6 +420,7 @@ fn rule(route: &config::Route) -> Result<Rule, StartError> {
             route: name(),
             cause,
         })?,
+        conditions: route.actions.conditions.clone(),
     })
 }
 

@@ -14,7 +14,8 @@ pub(crate) struct NoRoute;
 /// A request whose way is known.
 pub(crate) struct Routed<'a> {
     pub(crate) target: &'a Target,
-    pub(crate) service: &'a Arc<Service>,
+    /// None of a route that redirects or answers by itself.
+    pub(crate) service: Option<&'a Arc<Service>>,
 }
 
 /// # Errors
@@ -24,13 +25,12 @@ pub(crate) fn route<'a>(
     head: &Request,
 ) -> Result<Routed<'a>, NoRoute> {
     let worker = client.worker();
-    let host = head.host().unwrap_or_default();
     let target = worker
         .routes
-        .find(client.listener().idx, host, head.path())
+        .find_for(client.listener().idx, head)
         .ok_or(NoRoute)?;
     Ok(Routed {
         target,
-        service: &worker.services[target.service],
+        service: target.service.map(|idx| &worker.services[idx]),
     })
 }

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept::{self, Listener},
     admin::Pulse,
+    config::Actions,
     lifeline::{Lifelines, Order, SWEEP_INTERVAL},
     net,
     observe::AccessLog,
@@ -98,7 +99,9 @@ pub(crate) struct Worker {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) route: Arc<str>,
-    pub(crate) service: usize,
+    /// None of a route that redirects or answers by itself.
+    pub(crate) service: Option<usize>,
+    pub(crate) actions: Arc<Actions>,
 }
 
 /// What a core is started with.

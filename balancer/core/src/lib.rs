@@ -17,4 +17,5 @@ pub mod pool;
 pub mod preface;
 pub mod recall;
 pub mod retry;
+pub mod rules;
 pub mod table;

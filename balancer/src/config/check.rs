@@ -73,7 +73,7 @@ fn workers(workers: usize) -> usize {
 }
 
 /// One table of the settings, by the path at which its keys are found.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     source: &'a Source,
     path: String,
 }
@@ -87,7 +87,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The table at a key of this one.
-    fn table(&self, key: &str) -> Self {
+    pub(super) fn table(&self, key: &str) -> Self {
         Self {
             source: self.source,
             path: self.path_of(key),
@@ -106,7 +106,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
+    pub(super) fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
         self.source.error(&self.path_of(key), message)
     }
 
@@ -121,7 +121,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
+    pub(super) fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
         match len > len_max {
             true => Err(self.refuse(
                 key,

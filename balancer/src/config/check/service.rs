@@ -12,7 +12,7 @@ use super::Keys;
 use crate::config::{
     Discover, DnsConfig, Probe, ProbeKind, Service,
     raw::{self, DiscoverKind},
-    value,
+    tries, value,
 };
 
 const ENDPOINTS_MAX: usize = 10_000;
@@ -48,6 +48,7 @@ fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
         queue_max: raw.queue_max,
         max_tries: raw.max_tries,
         retry_ratio: raw.retry_ratio,
+        tries: tries::check(keys, &raw)?,
         probe: probe(&keys.table("probe"), raw.probe)?,
     };
     Ok(service)
