@@ -154,7 +154,7 @@ struct Route<'a> {
     listeners: Vec<&'a str>,
     hosts: &'a [String],
     path: &'a str,
-    service: &'a str,
+    service: Option<&'a str>,
 }
 
 async fn routes(State(admin): Shared) -> Response {
@@ -171,7 +171,7 @@ async fn routes(State(admin): Shared) -> Response {
                 .collect(),
             hosts: &route.hosts,
             path: &route.path,
-            service: config.services[route.service].name.as_str(),
+            service: route.service.map(|at| config.services[at].name.as_str()),
         })
         .collect();
     Json(serde_json::json!({ "routes": shown })).into_response()

@@ -57,6 +57,15 @@ pub struct Actions {
     pub matched: Box<str>,
 }
 
+impl Actions {
+    /// Whether a request or an answer is looked at on its way.
+    pub(crate) fn touch_messages(&self) -> bool {
+        let rewrites = self.rewrite.prefix.is_some() || self.rewrite.host.is_some();
+        let has_rules = !self.request.is_empty() || !self.response.is_empty();
+        rewrites || has_rules || self.reply.is_some() || self.compressing.is_some()
+    }
+}
+
 /// What the balancer answers by itself.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
@@ -372,10 +381,7 @@ fn fixed(table: &Keys<'_>, raw: &RawAnswer) -> Result<FixedAnswer, Error> {
         return Err(table.refuse(key, format!("an answer with status {status} has no body")));
     }
     let content_type = raw.content_type.as_deref().unwrap_or(CONTENT_TYPE);
-    let mut fields = FieldRules::default();
-    fields
-        .set(Side::Response, "content-type", content_type)
-        .map_err(|err| table.refuse("content_type", err.to_string()))?;
+    Template::parse(content_type).map_err(|err| table.refuse("content_type", err.to_string()))?;
     Ok(FixedAnswer {
         status,
         content_type: content_type.into(),

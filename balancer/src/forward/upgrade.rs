@@ -126,7 +126,7 @@ pub(super) fn wish(
 
 /// Passes the handshake to a node and its answer back.
 pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded, Failure> {
-    let (node, response, lease) = shake_hands(talk, &wish).await?;
+    let (node, response, lease, latency) = shake_hands(talk, &wish).await?;
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Forwarded::Answered(Box::new(Answered {
             response,
@@ -134,6 +134,7 @@ pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded
             lease,
             service: wish.service,
             upload: Upload::new(false, 0, None),
+            latency,
         })));
     }
     let node = switch(talk, &wish, response, node)?;
@@ -146,7 +147,10 @@ pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded
 }
 
 /// Asks a node on a connection of its own. What it does with the question is its answer: a handshake is not asked twice.
-async fn shake_hands(talk: &mut Talk<'_>, wish: &Wish) -> Result<(Node, Response, Lease), Failure> {
+async fn shake_hands(
+    talk: &mut Talk<'_>,
+    wish: &Wish,
+) -> Result<(Node, Response, Lease, Duration), Failure> {
     let service = &wish.service;
     let record = &mut talk.record;
     let (mut node, lease) = reach(talk.client, service, Upstream::fresh, |lease, tries| {
@@ -164,7 +168,7 @@ async fn shake_hands(talk: &mut Talk<'_>, wish: &Wish) -> Result<(Node, Response
     let response = answered?;
     let latency = lease.answered();
     talk.record.note(|line| line.first_byte = Some(latency));
-    Ok((node, response, lease))
+    Ok((node, response, lease, latency))
 }
 
 fn poll_handshake(

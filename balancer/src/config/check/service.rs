@@ -34,6 +34,7 @@ pub(super) fn all(top: &Keys<'_>, raw: Vec<raw::Service>) -> Result<Vec<Service>
 fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
     let service = Service {
         discover: discover(keys, &raw)?,
+        tries: tries::check(keys, &raw)?,
         name: keys.required("name", raw.name)?.into(),
         protocol: raw.protocol,
         proxy_protocol: raw.proxy_protocol,
@@ -48,7 +49,6 @@ fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
         queue_max: raw.queue_max,
         max_tries: raw.max_tries,
         retry_ratio: raw.retry_ratio,
-        tries: tries::check(keys, &raw)?,
         probe: probe(&keys.table("probe"), raw.probe)?,
     };
     Ok(service)
