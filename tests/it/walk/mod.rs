@@ -1,6 +1,8 @@
 //! The balancer's walk, seen from both of its ends: the real program between test clients and test origins.
 
+mod ageing;
 mod client;
+mod compression;
 mod discovery;
 mod ending;
 mod exchange;
@@ -11,5 +13,7 @@ mod hostile;
 mod relay;
 mod retries;
 mod routes;
+mod rules;
 mod streaming;
+mod tries;
 mod websocket;
