@@ -509,3 +509,6 @@ pub(super) fn bytes_min<'de, D: Deserializer<'de>>(
     let bytes = number.ok_or_else(|| D::Error::custom("not within 0 to 16777216"))?;
     Ok(Some(bytes))
 }
+
+#[cfg(test)]
+mod tests;

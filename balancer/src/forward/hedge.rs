@@ -37,9 +37,15 @@ pub(super) struct Race<'a> {
     answer_by_ms: Option<u64>,
 }
 
+/// A connection on which the request was put, or why not.
+type Started = (Lease, Result<Node, Setback>);
+
+/// How one node's run ended.
+type Run = (Lease, Result<(Node, Response), Setback>);
+
 enum Runner<'a> {
     Idle,
-    Starting(Pin<Box<dyn Future<Output = (Lease, Result<Node, Setback>)> + Send + 'a>>),
+    Starting(Pin<Box<dyn Future<Output = Started> + Send + 'a>>),
     Asked {
         lease: Lease,
         node: Box<Node>,
@@ -168,7 +174,7 @@ impl<'a> Runner<'a> {
         !matches!(self, Self::Idle)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Lease, Result<(Node, Response), Setback>)> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Run> {
         loop {
             match self {
                 Self::Idle => return Poll::Pending,
