@@ -31,6 +31,7 @@ pub(super) struct Won {
 pub(super) struct Race<'a> {
     outgoing: &'a Outgoing,
     tried: &'a mut Vec<NodeId>,
+    first: NodeId,
     runners: [Runner<'a>; 2],
     /// When the second one is asked; none once it was.
     until_second: Option<Pin<Box<Sleep>>>,
@@ -65,8 +66,8 @@ impl<'a> Race<'a> {
         outgoing: &'a Outgoing,
         tried: &'a mut Vec<NodeId>,
     ) -> Self {
-        tried.push(first.node().clone());
         Self {
+            first: first.node().clone(),
             runners: [Runner::start(first, outgoing), Runner::Idle],
             outgoing,
             tried,
@@ -103,6 +104,7 @@ impl<'a> Race<'a> {
                         let service = &self.outgoing.service;
                         let worker = talk.client.worker();
                         worker.suspect(service, &lease.upstream.endpoint);
+                        self.tried.push(lease.node().clone());
                     }
                 }
                 _ => {
@@ -125,11 +127,12 @@ impl<'a> Race<'a> {
         }
         self.until_second = None;
         let service = &self.outgoing.service;
-        let Some(lease) = service.pick_another(self.tried) else {
+        // The first may yet be tried again, should it have fallen for a reason that does not speak against it.
+        let avoided = [&self.tried[..], &[self.first.clone()]].concat();
+        let Some(lease) = service.pick_another(&avoided) else {
             return;
         };
         if service.may_retry() {
-            self.tried.push(lease.node().clone());
             let free = self.runners.iter_mut().find(|it| !it.is_running());
             let free = free.expect("one of two runs until the second is asked");
             *free = Runner::start(lease, self.outgoing);

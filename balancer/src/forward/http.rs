@@ -328,7 +328,12 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
             (Err(setback), _) => setback,
         };
         talk.record.received = outgoing.upload.bytes;
-        let may_go_on = outgoing.may_go_again(&setback) && tries < service.policy.max_tries;
+        let mut may_go_on = outgoing.may_go_again(&setback) && tries < service.policy.max_tries;
+        if may_go_on && matches!(setback.failure, Failure::TrySilent) {
+            // Nobody waits for another node while the one that is there is merely slow.
+            next = service.pick_another(&tried);
+            may_go_on = next.is_some();
+        }
         if !may_go_on || !service.may_retry() {
             return Err(setback.failure);
         }

@@ -211,6 +211,42 @@ async fn one_of_two_may_fall() {
     assert_eq!(client.head().await.status(), 200);
 }
 
+/// Nodes close idle connections whenever they like; the only node there is may be asked again.
+#[tokio::test]
+async fn a_hedged_request_survives_an_old_connection() {
+    let origin = Origin::start().await;
+    let setup = Setup::http(&[origin.address()]).serving("hedge_after = '1h'\nqueue_wait = '1h'");
+    let balancer = setup.start().await;
+    let mut client = Dialogue::with(balancer.entry()).await;
+    let mut node = None;
+    for _ in 0..2 {
+        client.say("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        if let Some(old) = node.take() {
+            let mut old: Dialogue = old;
+            old.head().await;
+            old.crash();
+        }
+        let mut fresh = origin.visit().await;
+        fresh.head().await;
+        fresh.say(DONE).await;
+        assert_eq!(client.head().await.status(), 200);
+        client.hears("ok").await;
+        node = Some(fresh);
+    }
+}
+
+#[tokio::test]
+async fn without_another_node_a_slow_one_is_given_up_at_once() {
+    let origin = Origin::start().await;
+    let setup =
+        Setup::http(&[origin.address()]).serving("try_timeout = '200ms'\nqueue_wait = '1h'");
+    let balancer = setup.start().await;
+    let mut client = Dialogue::with(balancer.entry()).await;
+    client.say("GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    assert_eq!(client.head().await.status(), 504);
+    assert_eq!(balancer.line("/slow").await["ended"], "node_silent");
+}
+
 #[tokio::test]
 async fn what_changes_something_is_not_hedged() {
     let (mut client, [one, two], balancer) = nodes("hedge_after = '50ms'").await;
