@@ -6,6 +6,7 @@ mod compress;
 mod date;
 mod hedge;
 pub(crate) mod http;
+mod splice;
 pub(crate) mod tcp;
 pub(crate) mod upgrade;
 mod upload;

@@ -5,6 +5,7 @@
 pub mod endpoint;
 pub mod flood;
 pub mod forwarded;
+mod grammar;
 pub mod health;
 mod host;
 pub mod load;

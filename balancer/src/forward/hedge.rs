@@ -128,7 +128,7 @@ impl<'a> Race<'a> {
         self.until_second = None;
         let service = &self.outgoing.service;
         // The first may yet be tried again, should it have fallen for a reason that does not speak against it.
-        let avoided = [&self.tried[..], &[self.first.clone()]].concat();
+        let avoided = [&self.tried[..], std::slice::from_ref(&self.first)].concat();
         let Some(lease) = service.pick_another(&avoided) else {
             return;
         };

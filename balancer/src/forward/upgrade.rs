@@ -128,6 +128,10 @@ pub(super) fn wish(
 pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded, Failure> {
     let (node, response, lease, latency) = shake_hands(talk, &wish).await?;
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if wish.wanted.accept.is_some() && response.status.is_success() {
+            // On HTTP/1.1 it agrees to nothing, and on HTTP/2 it would agree to a tunnel.
+            return Err(Failure::BadHandshake);
+        }
         return Ok(Forwarded::Answered(Box::new(Answered {
             response,
             node,
@@ -267,11 +271,12 @@ pub(super) async fn relay(
     {
         return Ended::ClientGone;
     }
-    if let (Some(client_socket), Some(node_socket)) =
-        (client.stream().as_plain(), node.stream().as_plain())
-    {
-        let to_node = [&first, client.read_ahead()].concat();
-        let to_client = Bytes::copy_from_slice(node.read_ahead());
+    let to_node = [&first, client.read_ahead()].concat();
+    let to_client = Bytes::copy_from_slice(node.read_ahead());
+    if let (Some(client_socket), Some(node_socket)) = (
+        client.stream_mut().as_plain_mut(),
+        node.stream_mut().as_plain_mut(),
+    ) {
         return Relay::new(client_socket, node_socket, to_node.into(), to_client)
             .run(lifeline, idle_timeout)
             .await;
