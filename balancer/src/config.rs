@@ -7,6 +7,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,9 +24,11 @@ mod fixed;
 mod outlier;
 mod picking;
 mod raw;
+pub mod rules;
 mod shown;
 mod takeover;
 mod tracing;
+mod tries;
 mod value;
 
 pub use admin::{Admin, AdminSocket, SocketMode};
@@ -33,8 +36,10 @@ pub(crate) use check::host_name;
 pub use explain::ExplainConfig;
 pub use outlier::Outlier;
 pub use picking::{Pick, PickPolicy, SameSiteWord, SlowStart, Sticky};
+pub use rules::Actions;
 pub use takeover::Takeover;
 pub use tracing::{Endpoint, Parent, Protocol, TracingConfig};
+pub use tries::Tries;
 
 /// Everything a balancer is told. It serialises with every default in place, and services and listeners by name; secrets
 /// stand in files of their own, so that only their paths are in it.
@@ -137,6 +142,13 @@ pub struct Listener {
     /// How long a client may take none of what is sent to it. Default: 60 s.
     #[serde(serialize_with = "humantime_serde::serialize")]
     pub send_timeout: Duration,
+    /// How old a connection may become before its client is asked to make another. Default: as old as it likes.
+    #[serde(serialize_with = "humantime_serde::serialize")]
+    pub connection_max_age: Option<Duration>,
+    /// How many requests a connection may bring. Default: 0, as many as it likes.
+    pub max_requests_per_connection: u32,
+    /// Whether answers say what time was spent where. Default: no.
+    pub server_timing: bool,
     /// Whose word about the client counts. Default: nobody's.
     pub trusted_proxies: Trusted,
 }
@@ -166,8 +178,11 @@ pub struct Route {
     pub hosts: Vec<String>,
     /// The text of a path prefix: what the path begins with, cut at a `/`. Default: `/`.
     pub path: String,
+    /// None of a route that redirects or answers by itself.
     #[serde(skip)]
-    pub service: usize,
+    pub service: Option<usize>,
+    #[serde(flatten, serialize_with = "shown::shared")]
+    pub actions: Arc<Actions>,
 }
 
 /// What nodes serve by one name, and how the balancer deals with it.
@@ -206,6 +221,8 @@ pub struct Service {
     pub max_tries: u32,
     /// How many retries each request pays for: 0.2 lets one request in five be tried again. Default: 0.2.
     pub retry_ratio: f64,
+    #[serde(flatten)]
+    pub tries: Tries,
     pub probe: Probe,
     pub pick: Pick,
     pub outlier: Outlier,

@@ -1,6 +1,10 @@
 //! Carries an exchange to a node and back.
 
+mod act;
 pub(crate) mod answer;
+mod compress;
+mod date;
+mod hedge;
 pub(crate) mod http;
 mod splice;
 pub(crate) mod tcp;

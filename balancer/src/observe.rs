@@ -181,6 +181,11 @@ impl Exchange {
         }
     }
 
+    /// How long it has taken so far.
+    pub(crate) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
     /// It goes to this node, for the n-th time in all.
     pub(crate) fn tried(&mut self, lease: &Lease, tries: u32) {
         self.note(|line| {

@@ -175,6 +175,11 @@ impl Service {
         }
     }
 
+    /// Lends an endpoint that is not among `tried`, if there is one at once.
+    pub(crate) fn pick_another(&self, asked: &Asked, tried: &[NodeId]) -> Option<Lease> {
+        self.try_pick(Instant::now(), asked, tried)
+    }
+
     /// New work may go to this endpoint; connections to the same life of the node are kept.
     pub(crate) fn offer(&self, endpoint: Arc<Endpoint>) {
         let upstream = Arc::new(Upstream::new(

@@ -62,6 +62,10 @@ pub(crate) enum Failure {
     BadAnswer(HeadError),
     #[error("the node did not begin to answer in time")]
     Silent,
+    #[error("no node began to answer within the time of a try")]
+    TrySilent,
+    #[error("the exchange took longer than it may")]
+    TooLong,
     #[error("the node's answer does not fit the websocket handshake")]
     BadHandshake,
     #[error("the client went away")]
@@ -83,7 +87,8 @@ impl Failure {
             Self::Pick(PickError::QueueFull) => Ended::QueueFull,
             Self::Unreachable(_) | Self::NotTaken(_) => Ended::Unreachable,
             Self::Gone(_) | Self::BadHandshake | Self::BadAnswer(_) => Ended::NodeGone,
-            Self::Silent => Ended::NodeSilent,
+            Self::Silent | Self::TrySilent => Ended::NodeSilent,
+            Self::TooLong => Ended::TooLong,
             Self::ClientGone => Ended::ClientGone,
             Self::ClientSlow => Ended::ClientSlow,
             Self::Drained => Ended::Drained,
@@ -105,7 +110,7 @@ impl Failure {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Gone(_) | Self::BadHandshake | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
-            Self::Silent => StatusCode::GATEWAY_TIMEOUT,
+            Self::Silent | Self::TrySilent | Self::TooLong => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -125,7 +130,7 @@ impl Failure {
             Self::BadRequest(_) | Self::BadHead(_) | Self::BadBody(_) | Self::ConnectRefused => "3",
             Self::NoRoute(_) => "12",
             Self::ClientGone => "1",
-            Self::Silent | Self::ClientSlow => "4",
+            Self::Silent | Self::TrySilent | Self::TooLong | Self::ClientSlow => "4",
             Self::Pick(_)
             | Self::Unreachable(_)
             | Self::NotTaken(_)

@@ -14,7 +14,8 @@ pub(crate) struct NoRoute;
 /// A request whose way is known.
 pub(crate) struct Routed {
     pub(crate) target: Target,
-    pub(crate) service: Arc<Service>,
+    /// None of a route that redirects or answers by itself.
+    pub(crate) service: Option<Arc<Service>>,
 }
 
 /// # Errors
@@ -22,13 +23,10 @@ pub(crate) struct Routed {
 pub(crate) fn route(client: &ClientConnection, head: &Request) -> Result<Routed, NoRoute> {
     let listener = client.listener();
     let scene = client.worker().scene_of(listener);
-    let host = head.host().unwrap_or_default();
-    let target = scene
-        .routes
-        .find(listener.idx, host, head.path())
-        .ok_or(NoRoute)?;
+    let target = scene.routes.find_for(listener.idx, head).ok_or(NoRoute)?;
+    let service = target.service.and_then(|idx| scene.service(idx));
     Ok(Routed {
-        service: scene.service(target.service).ok_or(NoRoute)?.clone(),
+        service: service.cloned(),
         target: target.clone(),
     })
 }

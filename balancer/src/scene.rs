@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     accept::Listener,
-    config,
+    config::{self, Actions},
     lifeline::Lifelines,
     observe::ServiceMetrics,
     pick::{Picker, Service},
@@ -37,7 +37,9 @@ pub(crate) struct Scene {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) route: Arc<str>,
-    pub(crate) service: usize,
+    /// None of a route that redirects or answers by itself.
+    pub(crate) service: Option<usize>,
+    pub(crate) actions: Arc<Actions>,
 }
 
 /// From one scene to the next, for every core alike.

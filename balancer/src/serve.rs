@@ -18,7 +18,7 @@ use self::metered::Metered;
 use crate::{
     accept::ClientConnection,
     forward::http::{After, exchange},
-    lifeline::{HEAD_WHILE_DRAINING, Lifeline, QUIET_WHILE_DRAINING},
+    lifeline::{HEAD_WHILE_DRAINING, Lifeline, Order, QUIET_WHILE_DRAINING},
     observe::Ended,
     rescue,
     side::{Http1, Http2, ReadError, Side, request_from_http2},
@@ -60,6 +60,7 @@ pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: Stream, f
     };
     let mut side = Side::Http1(Http1::new(stream, first));
     let mut empty_lines = 0;
+    let mut wear = Wear::new(&client);
     loop {
         let head = match next_head(&client, &lifeline, &mut side, limits).await {
             Next::Head(head) => head,
@@ -76,6 +77,10 @@ pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: Stream, f
             Err(err) => return Box::pin(refuse(&client, &lifeline, side, err)).await,
         };
         drop(head);
+        if wear.is_out_after_one_more(&lifeline) {
+            // The answer says so, which is the polite way to end the connection.
+            lifeline.give(Order::Drain);
+        }
         if let Side::Http1(side) = &mut side {
             side.begin_body(request.framing);
         }
@@ -144,6 +149,44 @@ async fn next_head(
     .await;
     lifeline.until(None);
     next
+}
+
+/// How long a connection may go on, by its age and the requests it brings.
+struct Wear {
+    out_at_ms: Option<u64>,
+    requests_left: Option<u32>,
+}
+
+impl Wear {
+    fn new(client: &ClientConnection) -> Self {
+        let policy = &client.listener().policy;
+        // A tenth more or less: clients that came together are not sent away together.
+        let worker = client.worker();
+        let jittered = |age: Duration| age.mul_f64(0.9 + 0.2 * worker.with_rng(|rng| rng.f64()));
+        let out_at = policy.connection_max_age.map(jittered);
+        let requests = policy.max_requests_per_connection;
+        Self {
+            out_at_ms: out_at.map(|it| client.lifeline().clock().after(it)),
+            requests_left: (requests > 0).then_some(requests),
+        }
+    }
+
+    /// One request has come.
+    fn count(&mut self) {
+        if let Some(left) = &mut self.requests_left {
+            *left = left.saturating_sub(1);
+        }
+    }
+
+    fn is_out(&self, lifeline: &Lifeline) -> bool {
+        let now = lifeline.clock().now_ms();
+        self.requests_left == Some(0) || self.out_at_ms.is_some_and(|it| it <= now)
+    }
+
+    fn is_out_after_one_more(&mut self, lifeline: &Lifeline) -> bool {
+        self.count();
+        self.is_out(lifeline)
+    }
 }
 
 /// What a connection without an exchange waits for.
@@ -239,6 +282,7 @@ pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: Stream, f
     match tokio::time::timeout(policy.request_head_timeout, shaken).await {
         Ok(Ok(connection)) => {
             let mut served = Served {
+                wear: Wear::new(&client),
                 client,
                 connection,
                 flooded,
@@ -257,6 +301,7 @@ pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: Stream, f
 struct Served {
     client: Arc<ClientConnection>,
     connection: h2::server::Connection<Metered, Bytes>,
+    wear: Wear,
     /// The code with which the connection is to be ended, once it is flooded.
     flooded: Arc<AtomicU32>,
     /// A GOAWAY has been sent.
@@ -281,7 +326,10 @@ impl Served {
                 self.is_leaving = true;
             }
             match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.accept(request, respond);
+                    self.wear.count();
+                }
                 Poll::Ready(Some(Err(err))) => {
                     tracing::debug!(client = %self.client.address(), %err, "connection ended");
                     return Poll::Ready(());
@@ -328,18 +376,21 @@ impl Served {
         }
         let was_idle = std::mem::replace(&mut self.is_idle, !self.connection.has_streams());
         if !self.is_idle {
-            lifeline.until(None);
+            // Said once, it need not wake anybody again.
+            lifeline.until(self.wear.out_at_ms.filter(|_| !self.is_leaving));
         } else if !was_idle {
             lifeline.within(self.client.listener().policy.idle_timeout);
         }
-        let is_over = lifeline.is_draining() || (self.is_idle && lifeline.is_due());
+        let is_over = lifeline.is_draining()
+            || (self.is_idle && lifeline.is_due())
+            || self.wear.is_out(lifeline);
         if is_over && !self.is_leaving {
             self.is_leaving = true;
             self.connection.graceful_shutdown();
             cx.waker().wake_by_ref();
         } else if self.is_leaving && self.is_idle && was_idle && lifeline.is_due() {
             // It was told to go and says nothing more: not even the last ping was answered.
-            lifeline.give(crate::lifeline::Order::Cut);
+            lifeline.give(Order::Cut);
         }
     }
 }

@@ -136,14 +136,14 @@ impl Side {
         }
     }
 
-    fn data(&self) -> &[u8] {
+    pub(crate) fn data(&self) -> &[u8] {
         match self {
             Self::Http1(it) => it.data(),
             Self::Http2(it) => it.data(),
         }
     }
 
-    fn consume(&mut self, n: usize) {
+    pub(crate) fn consume(&mut self, n: usize) {
         match self {
             Self::Http1(it) => it.consume(n),
             Self::Http2(it) => it.consume(n),

@@ -397,7 +397,8 @@ impl Placed {
         for route in &self.config.routes {
             let target = Target {
                 route: route.name.as_str().into(),
-                service: self.service_places[route.service],
+                service: route.service.map(|idx| self.service_places[idx]),
+                actions: route.actions.clone(),
             };
             let listeners = route.listeners.iter().map(|idx| doors.fates[*idx].0.0);
             routes.push((rule(route, listeners.collect())?, target));
@@ -420,6 +421,7 @@ fn rule(route: &config::Route, listeners: Vec<usize>) -> Result<Rule, StartError
             route: name(),
             cause,
         })?,
+        conditions: route.actions.conditions.clone(),
     })
 }
 

@@ -23,6 +23,7 @@ pub mod preface;
 pub mod recall;
 pub mod reload;
 pub mod retry;
+pub mod rules;
 pub mod slow_start;
 pub mod sticky;
 pub mod table;

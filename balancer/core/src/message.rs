@@ -179,6 +179,13 @@ impl Fields {
         }
     }
 
+    /// The values of all lines with a name; case does not matter.
+    pub fn lines_named(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.iter()
+            .filter(move |(it, _)| it.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
+    }
+
     pub fn has(&self, known: Known) -> bool {
         self.present & known.bit() != 0
     }

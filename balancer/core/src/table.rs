@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use rustc_hash::FxHashMap;
 
-use crate::host::HostPort;
+use crate::{host::HostPort, message::Request, rules::Conditions};
 
 /// The longest name that DNS can hold, written with dots (RFC 1035 §2.3.4).
 const HOST_BYTES_MAX: usize = 253;
@@ -18,6 +18,8 @@ const HOST_BYTES_MAX: usize = 253;
 #[derive(Clone, Debug)]
 pub struct RouteTable<T> {
     targets: Vec<T>,
+    /// By the place of the target.
+    conditions: Vec<Conditions>,
     hosts_by_listener: Vec<Hosts>,
 }
 
@@ -30,6 +32,8 @@ pub struct Rule {
     /// Any of these; an empty list means any host, as [`HostPattern::Any`] does.
     pub hosts: Vec<HostPattern>,
     pub path: PathPrefix,
+    /// Of the routes for a host and path, the one with the most conditions that hold is taken.
+    pub conditions: Conditions,
 }
 
 /// The name by which an operator knows a route.
@@ -88,6 +92,7 @@ impl<T> RouteTable<T> {
     /// Builds the table. The order of the routes does not matter.
     pub fn build(routes: impl IntoIterator<Item = (Rule, T)>) -> Result<Self, TableError> {
         let (rules, targets): (Vec<Rule>, Vec<T>) = routes.into_iter().unzip();
+        let conditions = rules.iter().map(|it| it.conditions.clone()).collect();
         let listeners = rules.iter().flat_map(|it| &it.listeners);
         let n_listeners = listeners.max().map_or(0, |last| last + 1);
         let mut hosts_by_listener = vec![Hosts::default(); n_listeners];
@@ -98,14 +103,33 @@ impl<T> RouteTable<T> {
         }
         Ok(Self {
             targets,
+            conditions,
             hosts_by_listener,
         })
     }
 
     /// The target of the route for a request. The host is what the client sent, with or without a port, in any case.
+    pub fn find_for(&self, listener_idx: usize, head: &Request) -> Option<&T> {
+        let host = head.host().unwrap_or_default();
+        self.find_among(listener_idx, host, head.path(), &|conditions| {
+            conditions.accept(head)
+        })
+    }
+
+    /// The target of the route that a request takes which meets no condition.
     pub fn find(&self, listener_idx: usize, host: &str, path: &str) -> Option<&T> {
+        self.find_among(listener_idx, host, path, &|it| it.count() == 0)
+    }
+
+    fn find_among(
+        &self,
+        listener_idx: usize,
+        host: &str,
+        path: &str,
+        accept: &dyn Fn(&Conditions) -> bool,
+    ) -> Option<&T> {
         let hosts = self.hosts_by_listener.get(listener_idx)?;
-        let route_idx = hosts.find(host, path)?;
+        let route_idx = hosts.find(host, path, &|idx| accept(&self.conditions[idx]))?;
         self.targets.get(route_idx)
     }
 }
@@ -130,7 +154,7 @@ impl Hosts {
             &rule.hosts
         };
         for host in hosts {
-            if let Some(first_idx) = self.paths_mut(host).add(&rule.path, route_idx) {
+            if let Some(first_idx) = self.paths_mut(host).add(route_idx, rules) {
                 return Err(TableError::Ambiguous {
                     first: rules[first_idx].name.clone(),
                     second: rule.name.clone(),
@@ -153,25 +177,25 @@ impl Hosts {
         }
     }
 
-    fn find(&self, host: &str, path: &str) -> Option<usize> {
+    fn find(&self, host: &str, path: &str, takes: Takes<'_>) -> Option<usize> {
         let mut buffer = [0; HOST_BYTES_MAX];
-        let named = plain(host, &mut buffer).and_then(|name| self.find_named(name, path));
-        named.or_else(|| self.any.find(path))
+        let named = plain(host, &mut buffer).and_then(|name| self.find_named(name, path, takes));
+        named.or_else(|| self.any.find(path, takes))
     }
 
-    fn find_named(&self, name: &str, path: &str) -> Option<usize> {
-        let exactly = self.exactly.get(name).and_then(|it| it.find(path));
-        exactly.or_else(|| self.find_below(name, path))
+    fn find_named(&self, name: &str, path: &str, takes: Takes<'_>) -> Option<usize> {
+        let exactly = self.exactly.get(name).and_then(|it| it.find(path, takes));
+        exactly.or_else(|| self.find_below(name, path, takes))
     }
 
     /// Tries the names above this one, the longest first.
-    fn find_below(&self, name: &str, path: &str) -> Option<usize> {
+    fn find_below(&self, name: &str, path: &str, takes: Takes<'_>) -> Option<usize> {
         if self.below.is_empty() {
             return None;
         }
         std::iter::successors(parent(name), |it| parent(it))
             .skip_while(|it| it.len() > self.below_bytes_max)
-            .find_map(|it| self.below.get(it)?.find(path))
+            .find_map(|it| self.below.get(it)?.find(path, takes))
     }
 }
 
@@ -180,34 +204,46 @@ fn parent(name: &str) -> Option<&str> {
     Some(name.split_once('.')?.1)
 }
 
+/// Whether a route, by its place, takes the request that is looked up.
+type Takes<'a> = &'a dyn Fn(usize) -> bool;
+
 /// The routes of one host.
 #[derive(Clone, Debug, Default)]
 struct Paths {
-    route_by_prefix: FxHashMap<Box<str>, usize>,
+    /// Of each prefix, those with the most conditions first.
+    routes_by_prefix: FxHashMap<Box<str>, Vec<usize>>,
     prefix_bytes_max: usize,
 }
 
 impl Paths {
     /// Adds a route, or says which one has the place already.
-    fn add(&mut self, prefix: &PathPrefix, route_idx: usize) -> Option<usize> {
-        if let Some(&first_idx) = self.route_by_prefix.get(&prefix.0) {
+    fn add(&mut self, route_idx: usize, rules: &[Rule]) -> Option<usize> {
+        let prefix = &rules[route_idx].path.0;
+        let conditions = |idx: usize| &rules[idx].conditions;
+        let count = conditions(route_idx).count();
+        let routes = self.routes_by_prefix.entry(prefix.clone()).or_default();
+        let first = routes.iter().find(|it| {
+            conditions(**it).count() == count && !conditions(**it).exclude(conditions(route_idx))
+        });
+        if let Some(&first_idx) = first {
             return Some(first_idx);
         }
-        self.route_by_prefix.insert(prefix.0.clone(), route_idx);
-        self.prefix_bytes_max = self.prefix_bytes_max.max(prefix.0.len());
+        let place = routes.partition_point(|it| conditions(*it).count() >= count);
+        routes.insert(place, route_idx);
+        self.prefix_bytes_max = self.prefix_bytes_max.max(prefix.len());
         None
     }
 
     /// Tries the path and then everything above it; segments beyond the longest known prefix are not tried.
-    fn find(&self, path: &str) -> Option<usize> {
-        if self.route_by_prefix.is_empty() {
+    fn find(&self, path: &str, takes: Takes<'_>) -> Option<usize> {
+        if self.routes_by_prefix.is_empty() {
             return None;
         }
         let longest = whole_segments(path, self.prefix_bytes_max);
         std::iter::successors(Some(longest), |it| Some(&it[..it.rfind('/')?]))
-            .find_map(|it| self.route_by_prefix.get(it))
-            .or_else(|| self.route_by_prefix.get(""))
-            .copied()
+            .chain([""])
+            .filter_map(|it| self.routes_by_prefix.get(it))
+            .find_map(|routes| routes.iter().copied().find(|idx| takes(*idx)))
     }
 }
 
@@ -319,6 +355,8 @@ impl fmt::Display for RouteName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::FieldCondition;
+    use http::{Method, Version};
     use proptest::prelude::*;
 
     #[test]
@@ -376,6 +414,41 @@ mod tests {
                 "{host}"
             );
         }
+    }
+
+    #[test]
+    fn the_most_conditions_that_hold_win() {
+        let with = |text: &str, methods: &[Method], fields: &[&str]| {
+            let (mut rule, name) = rule(text);
+            rule.conditions.methods = methods.into();
+            let fields = fields.iter().map(|it| FieldCondition {
+                name: (*it).into(),
+                value: None,
+            });
+            rule.conditions.fields = fields.collect();
+            (rule, name)
+        };
+        let table = RouteTable::build([
+            rule("* / any"),
+            with("* /api post", &[Method::POST], &[]),
+            with("* /api put", &[Method::PUT], &[]),
+            with("* /api both", &[Method::POST], &["x-a"]),
+        ])
+        .expect("no two alike");
+        let find = |method: Method, field: &str| {
+            let mut head = Request::new(method, Version::HTTP_11, None, b"/api/x");
+            head.fields.push(field.as_bytes(), b"1");
+            table.find_for(0, &head).cloned()
+        };
+        assert_eq!(find(Method::POST, "x-a").as_deref(), Some("both"));
+        assert_eq!(find(Method::POST, "x-b").as_deref(), Some("post"));
+        assert_eq!(find(Method::PUT, "x-a").as_deref(), Some("put"));
+        assert_eq!(find(Method::GET, "x-a").as_deref(), Some("any"));
+        let alike = [
+            with("* / a", &[Method::POST], &[]),
+            with("* / b", &[], &["x-a"]),
+        ];
+        assert!(RouteTable::build(alike).is_err(), "both could hold");
     }
 
     #[test]
@@ -507,6 +580,7 @@ mod tests {
             listeners: vec![0],
             hosts: vec![words[0].parse().expect(words[0])],
             path: words[1].parse().expect(words[1]),
+            conditions: Conditions::default(),
         };
         (rule, words[2].to_owned())
     }

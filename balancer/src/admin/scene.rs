@@ -72,7 +72,8 @@ struct Route<'a> {
     listeners: Vec<&'a str>,
     hosts: &'a [String],
     path: &'a str,
-    service: &'a str,
+    /// None where the balancer answers by itself.
+    service: Option<&'a str>,
 }
 
 pub(super) async fn routes(State(admin): Shared) -> Response {
@@ -83,7 +84,7 @@ pub(super) async fn routes(State(admin): Shared) -> Response {
         listeners: route.listeners.iter().map(listener).collect(),
         hosts: &route.hosts,
         path: &route.path,
-        service: config.services[route.service].name.as_str(),
+        service: route.service.map(|at| config.services[at].name.as_str()),
     });
     Json(Routes {
         routes: shown.collect(),

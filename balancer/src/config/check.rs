@@ -100,7 +100,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The table at a key of this one.
-    fn table(&self, key: &str) -> Self {
+    pub(super) fn table(&self, key: &str) -> Self {
         Self {
             source: self.source,
             path: self.path_of(key),

@@ -3,13 +3,18 @@
 //! Wherever a duration stands it is a text such as `"1m 30s"`, from `"1ms"` to `"30days"`. What is required is optional here,
 //! so that `check` says in one way what is missing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 
 use super::{
     Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, Outlier, Pick, ProxyProtocol,
-    SlowStart, UpstreamProtocol, picking::RawSticky, takeover, tracing, value,
+    SlowStart, UpstreamProtocol,
+    picking::RawSticky,
+    rules::{
+        self, CompressLevel, RawAnswer, RawFieldCondition, RawFieldRules, RawRedirect, RawRewrite,
+    },
+    takeover, tracing, value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -92,6 +97,15 @@ pub(super) struct Listener {
     /// How long a client may take none of what is sent to it. Default: `"1m"`.
     #[serde(deserialize_with = "value::span")]
     pub(super) send_timeout: Duration,
+    /// How old a connection may become before its client is asked, with the next answer, to make another; a tenth more or
+    /// less, so that clients that came together do not come back together. Default: none, as old as it likes.
+    #[serde(deserialize_with = "value::optional_span")]
+    pub(super) connection_max_age: Option<Duration>,
+    /// How many requests a connection may bring, up to 1,000,000,000. Default: 0, as many as it likes.
+    #[serde(deserialize_with = "value::count::<0, 1_000_000_000, _, _>")]
+    pub(super) max_requests_per_connection: u32,
+    /// Whether answers say in `Server-Timing` what time was spent where. Default: false.
+    pub(super) server_timing: bool,
     /// The networks of the proxies whose word about the client counts, such as `"10.0.0.0/8"`. Default: none.
     pub(super) trusted_proxies: Vec<String>,
 }
@@ -108,8 +122,37 @@ pub(super) struct Route {
     pub(super) hosts: Vec<String>,
     /// What the path begins with: `"/api"` stands for itself and everything below `/api/`. Default: `"/"`.
     pub(super) path: Option<String>,
-    /// The service that gets the requests. Required.
+    /// The service that gets the requests. Required, unless there is a `redirect` or an `answer`.
     pub(super) service: Option<String>,
+    /// The methods of requests that it takes, up to 32. Default: any.
+    pub(super) methods: Vec<String>,
+    /// Fields that requests must have, up to 64: `{ name = "value" }`, or `true` for any value. Default: none.
+    pub(super) headers: BTreeMap<String, RawFieldCondition>,
+    /// Rules for the fields of a request on its way to a node. Default: none.
+    pub(super) request_headers: RawFieldRules,
+    /// Rules for the fields of an answer on its way to the client. Default: none.
+    pub(super) response_headers: RawFieldRules,
+    /// Gives a request another path or host. Default: none.
+    pub(super) rewrite: RawRewrite,
+    /// Takes the route's own path off the request's, as `rewrite.prefix = "/"` does. Default: false.
+    pub(super) strip_prefix: bool,
+    /// Sends clients elsewhere. Default: none.
+    pub(super) redirect: Option<RawRedirect>,
+    /// Is said to every client. Default: none.
+    pub(super) answer: Option<RawAnswer>,
+    /// The codings that answers are compressed with, of `"zstd"`, `"br"` and `"gzip"`, the preferred one first. Default: none.
+    pub(super) compress: Vec<String>,
+    /// The media types that are compressed, up to 100; `"text/*"` stands for all of a kind. Default: texts, JSON, JavaScript,
+    /// XML, SVG and WebAssembly.
+    pub(super) compress_types: Option<Vec<String>>,
+    /// The shortest answer that is compressed, in bytes up to 16,777,216. Default: 1,024.
+    #[serde(deserialize_with = "rules::bytes_min")]
+    pub(super) compress_min_bytes: Option<u64>,
+    /// How much time is spent on it: `"fast"`, `"balanced"` or `"small"`. Default: `"balanced"`.
+    pub(super) compress_level: CompressLevel,
+    /// How long the whole exchange may take. Default: the service's.
+    #[serde(deserialize_with = "value::optional_span")]
+    pub(super) request_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,6 +210,19 @@ pub(super) struct Service {
     /// How many retries each request pays for, 0 to 10: 0.2 lets one request in five be tried again. Default: 0.2.
     #[serde(deserialize_with = "value::ratio")]
     pub(super) retry_ratio: f64,
+    /// How long a whole exchange may take, from the request's head to the answer's last byte. Default: none, for ever.
+    #[serde(deserialize_with = "value::optional_span")]
+    pub(super) request_timeout: Option<Duration>,
+    /// How long one try may take, from picking the endpoint to the head of its response, before another endpoint is tried.
+    /// Default: none, tries end with `response_head_timeout`.
+    #[serde(deserialize_with = "value::optional_span")]
+    pub(super) try_timeout: Option<Duration>,
+    /// How long an idempotent request without a body waits for the head of its response before a second endpoint is asked as
+    /// well. Default: none, never.
+    #[serde(deserialize_with = "value::optional_span")]
+    pub(super) hedge_after: Option<Duration>,
+    /// The statuses, 500 to 599, up to 16, for which an idempotent request is tried at another endpoint. Default: none.
+    pub(super) retry_on: Vec<u16>,
     /// How the balancer sees for itself whether an endpoint lives.
     pub(super) probe: Probe,
     /// How its endpoints are chosen among.
@@ -257,6 +313,9 @@ impl Default for Listener {
             min_body_rate: 500,
             min_body_rate_grace: Duration::from_secs(10),
             send_timeout: Duration::from_secs(60),
+            connection_max_age: None,
+            max_requests_per_connection: 0,
+            server_timing: false,
             trusted_proxies: Vec::new(),
         }
     }
@@ -284,6 +343,10 @@ impl Default for Service {
             queue_max: 1024,
             max_tries: 3,
             retry_ratio: 0.2,
+            request_timeout: None,
+            try_timeout: None,
+            hedge_after: None,
+            retry_on: Vec::new(),
             probe: Probe::default(),
             pick: Pick::default(),
             outlier: Outlier::default(),

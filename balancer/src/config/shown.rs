@@ -1,6 +1,6 @@
 //! The configuration as the admin API shows it: what is an index inside is a name again.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Serialize, Serializer};
 
@@ -15,6 +15,14 @@ pub(super) fn text<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+/// Writes what is shared as what it is.
+pub(super) fn shared<T: Serialize, S: Serializer>(
+    value: &Arc<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_ref().serialize(serializer)
 }
 
 impl Serialize for Config {
@@ -55,7 +63,8 @@ struct ShownRoute<'a> {
     #[serde(flatten)]
     route: &'a Route,
     listeners: Vec<&'a str>,
-    service: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a str>,
 }
 
 impl<'a> Shown<'a> {
@@ -105,7 +114,7 @@ impl<'a> ShownRoute<'a> {
         Self {
             route,
             listeners: route.listeners.iter().map(name).collect(),
-            service: config.services[route.service].name.as_str(),
+            service: route.service.map(|idx| config.services[idx].name.as_str()),
         }
     }
 }

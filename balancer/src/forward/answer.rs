@@ -9,11 +9,14 @@ use std::{
 
 use balancer_core::{
     forwarded,
-    message::{Fields, Framing, Known, Response, write_response},
+    message::{Fields, Framing, Known, Response, push_field, write_response},
 };
-use http::{StatusCode, Version};
+use bytes::Buf;
+use http::{HeaderValue, StatusCode, Version, header::DATE};
 
 use super::{
+    compress::Squeeze,
+    date::with_date,
     http::{After, Answered, Manner, Talk},
     upload::{Upload, UploadError},
 };
@@ -33,8 +36,14 @@ pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
         lease,
         service,
         upload,
+        latency,
     } = answered;
     forwarded::response(&mut response);
+    let acting = talk.acting.as_ref();
+    let squeeze = acting.and_then(|it| it.response(talk.client, &mut response));
+    if talk.client.listener().policy.server_timing {
+        tell_time(&mut response, talk.record.age(), latency);
+    }
     let may_reuse = match send_head(&mut talk, &response) {
         Ok(may_reuse) => may_reuse,
         Err(err) => {
@@ -44,6 +53,7 @@ pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
     };
     talk.record.answered(response.status);
     let mut download = Download::new(&talk, node, lease, service, upload);
+    download.squeeze = squeeze.map(Box::new);
     let ended = poll_fn(|cx| download.poll(cx, &mut talk)).await;
     talk.lifeline.until(None);
     let is_read = download.upload.is_read();
@@ -56,6 +66,19 @@ pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
         Ended::Completed => After::Linger,
         _ => rescue::break_off(&mut talk, ended),
     }
+}
+
+/// What time was spent where, in milliseconds, for the tools of browsers (W3C Server Timing).
+fn tell_time(response: &mut Response, age: Duration, node: Duration) {
+    let millis = |it: Duration| it.as_secs_f64() * 1_000.0;
+    let own = age.saturating_sub(node);
+    let text = format!(
+        "colonnade;dur={:.2}, node;dur={:.2}",
+        millis(own),
+        millis(node)
+    );
+    let fields = &mut response.fields;
+    fields.push_known(Known::ServerTiming, text.as_bytes());
 }
 
 /// An answer of the balancer's own, whole.
@@ -114,6 +137,10 @@ fn send_head(talk: &mut Talk<'_>, response: &Response) -> Result<bool, HeadError
             let version = talk.manner.version;
             side.send_head(framing, |out| {
                 write_response(out, response, framing);
+                if !response.fields.has(Known::Date) {
+                    // Whoever passes on an answer without one says when it came (RFC 9110 §6.6.1).
+                    with_date(|date| push_field(out, b"date", date));
+                }
                 if !may_reuse {
                     out.extend_from_slice(b"connection: close\r\n");
                 } else if version == Version::HTTP_10 {
@@ -125,7 +152,11 @@ fn send_head(talk: &mut Talk<'_>, response: &Response) -> Result<bool, HeadError
         }
         Side::Http2(side) => {
             let is_whole = talk.manner.is_head || is_bodiless(response);
-            side.send_head(response_to_http2(response)?, is_whole)
+            let mut head = response_to_http2(response)?;
+            if let Ok(date) = with_date(HeaderValue::from_bytes) {
+                head.headers_mut().entry(DATE).or_insert(date);
+            }
+            side.send_head(head, is_whole)
                 .map_err(|_| HeadError::Field)?;
             Ok(true)
         }
@@ -194,6 +225,12 @@ pub(super) fn send_continue(talk: &mut Talk<'_>) {
     send_forerunner(talk, Response::new(StatusCode::CONTINUE, Version::HTTP_11));
 }
 
+/// How far a body that is compressed has come.
+enum Squeezed {
+    More,
+    Over,
+}
+
 /// The answer's body, and what is left of the request's.
 struct Download {
     /// Given back as soon as the node has said everything.
@@ -205,6 +242,10 @@ struct Download {
     client_is_full: bool,
     /// When somebody will have taken too long, and who.
     deadline: Option<(u64, Ended)>,
+    /// When the whole exchange must be over.
+    over_by_ms: Option<u64>,
+    /// Through which the body goes, if it is compressed here.
+    squeeze: Option<Box<Squeeze>>,
     _service: Arc<Service>,
 }
 
@@ -223,6 +264,11 @@ impl Download {
             send_timeout: talk.client.listener().policy.send_timeout,
             client_is_full: false,
             deadline: None,
+            over_by_ms: talk.deadline.map(|it| {
+                let left = it.saturating_duration_since(std::time::Instant::now());
+                talk.lifeline.clock().after(left)
+            }),
+            squeeze: None,
             _service: service,
         }
     }
@@ -258,7 +304,12 @@ impl Download {
             Some((_, ended)) if ended == whose => {}
             _ => self.deadline = Some((clock.after(timeout), whose)),
         }
-        talk.lifeline.until(self.deadline.map(|(at, _)| at));
+        if self.over_by_ms.is_some_and(|it| it <= clock.now_ms()) {
+            return Poll::Ready(Ended::TooLong);
+        }
+        let waits_until = self.deadline.map(|(at, _)| at).into_iter();
+        talk.lifeline
+            .until(waits_until.chain(self.over_by_ms).min());
         Poll::Pending
     }
 
@@ -278,6 +329,20 @@ impl Download {
                 }
             }
             self.client_is_full = false;
+            if self.squeeze.is_some() {
+                match self.poll_squeezed(cx, talk) {
+                    Poll::Ready(Ok(Squeezed::More)) => {}
+                    Poll::Ready(Ok(Squeezed::Over)) => {
+                        if let Some(ended) = self.end_body(talk) {
+                            return Poll::Ready(ended);
+                        }
+                    }
+                    Poll::Ready(Err(ended)) => return Poll::Ready(ended),
+                    Poll::Pending if self.client_is_full => return Poll::Pending,
+                    Poll::Pending => return self.poll_rest(cx, talk),
+                }
+                continue;
+            }
             match node.side.poll_data(cx) {
                 Poll::Ready(Ok(0)) => {
                     if let Some(ended) = self.end_body(talk) {
@@ -299,6 +364,45 @@ impl Download {
                 Poll::Pending => return self.poll_rest(cx, talk),
             }
         }
+    }
+
+    /// One step of a body that is compressed: what came out of the coder goes to the client, then more goes in.
+    fn poll_squeezed(
+        &mut self,
+        cx: &mut Context<'_>,
+        talk: &mut Talk<'_>,
+    ) -> Poll<Result<Squeezed, Ended>> {
+        let (Some(squeeze), Some((_, node))) = (&mut self.squeeze, &mut self.lent) else {
+            return Poll::Ready(Ok(Squeezed::Over));
+        };
+        while !squeeze.out().is_empty() {
+            let Poll::Ready(sent) = talk.side.poll_send(cx, squeeze.out()) else {
+                self.client_is_full = true;
+                return Poll::Pending;
+            };
+            let n = sent.map_err(|_| Ended::ClientGone)?;
+            squeeze.out().advance(n);
+            talk.record.sent += n as u64;
+        }
+        if squeeze.is_finished() {
+            return Poll::Ready(Ok(Squeezed::Over));
+        }
+        let fed = match node.side.poll_data(cx) {
+            Poll::Ready(Ok(0)) => squeeze.finish(),
+            Poll::Ready(Ok(_)) => {
+                let fed = squeeze.feed(node.side.data());
+                fed.map(|n| node.side.consume(n))
+            }
+            Poll::Ready(Err(err)) => {
+                tracing::debug!(%err, "a node broke off in the middle of its answer");
+                return Poll::Ready(Err(Ended::NodeCut));
+            }
+            Poll::Pending => match squeeze.flush() {
+                Ok(false) => return Poll::Pending,
+                flushed => flushed.map(drop),
+            },
+        };
+        Poll::Ready(fed.map(|()| Squeezed::More).map_err(|_| Ended::NodeCut))
     }
 
     /// Nothing comes: what was kept back goes out, and nobody holds a buffer.

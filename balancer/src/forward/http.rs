@@ -6,7 +6,7 @@ use std::{
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use balancer_core::{
@@ -20,7 +20,9 @@ use balancer_core::{
 use http::{Method, StatusCode, Version};
 
 use super::{
+    act::{self, Acting, Replied},
     answer,
+    hedge::{Race, Won, may_hedge},
     upgrade::{self, Tunnel},
     upload::{Upload, UploadError},
 };
@@ -32,7 +34,7 @@ use crate::{
     observe::Exchange,
     pick::{Lease, Service, fields},
     rescue::{self, Failure},
-    route::route,
+    route::{NoRoute, route},
     side::{HeadError, ReadError, Side, SideError},
 };
 
@@ -40,7 +42,7 @@ use crate::{
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// Informational answers to one request; a node that sends more says nothing.
-const FORERUNNERS_MAX: u32 = 32;
+pub(super) const FORERUNNERS_MAX: u32 = 32;
 
 /// What becomes of the client's connection after an exchange.
 pub(crate) enum After {
@@ -61,6 +63,10 @@ pub(crate) struct Talk<'a> {
     pub(crate) side: &'a mut Side,
     pub(crate) record: Exchange,
     pub(crate) manner: Manner,
+    /// What the route does to the exchange; nothing if it merely leads to a service.
+    pub(super) acting: Option<Box<Acting>>,
+    /// When the whole exchange must be over.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// What of a request decides how it is answered.
@@ -87,9 +93,15 @@ pub(crate) async fn exchange(
         record: Exchange::begin(client.clone(), &head),
         manner: Manner::of(&head),
         side,
+        acting: None,
+        deadline: None,
     };
     let walked = match plan(&mut talk, head) {
-        Ok(Plan::Send(outgoing)) => Box::pin(send(&mut talk, outgoing)).await,
+        Ok(Plan::Send(outgoing)) => match talk.deadline {
+            None => Box::pin(send(&mut talk, outgoing)).await,
+            Some(deadline) => Box::pin(send_by(deadline, &mut talk, outgoing)).await,
+        },
+        Ok(Plan::Reply(replied)) => return Box::pin(act::send_reply(talk, *replied)).await,
         // Boxed: it is rare, and would make the future of every other exchange larger.
         Ok(Plan::Upgrade(wish)) => {
             return match Box::pin(upgrade::forward(&mut talk, wish)).await {
@@ -112,14 +124,15 @@ pub(crate) async fn exchange(
 enum Plan {
     Send(Outgoing),
     Upgrade(upgrade::Wish),
+    Reply(Box<Replied>),
 }
 
 /// A request on its way to a node.
-struct Outgoing {
-    service: Arc<Service>,
-    asked: Asked,
+pub(super) struct Outgoing {
+    pub(super) service: Arc<Service>,
+    pub(super) asked: Asked,
     wire: Wire,
-    head: Request,
+    pub(super) head: Request,
     upload: Upload,
 }
 
@@ -130,6 +143,8 @@ pub(super) struct Answered {
     pub(super) lease: Lease,
     pub(super) service: Arc<Service>,
     pub(super) upload: Upload,
+    /// How long the node took to begin.
+    pub(super) latency: Duration,
 }
 
 impl Manner {
@@ -160,12 +175,19 @@ fn asks_grpc(head: &Request) -> bool {
 fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     check_request(&head)?;
     let routed = route(talk.client, &head)?;
-    let service = routed.service;
+    let target = routed.target;
+    let actions = &target.actions;
+    talk.record
+        .note(|line| line.route = Some(target.route.clone()));
+    talk.acting = Acting::begin(actions, &head);
+    if let Some(reply) = &actions.reply {
+        let replied = act::reply(talk, reply, head)?;
+        return Ok(Plan::Reply(Box::new(replied)));
+    }
+    let service = routed.service.ok_or(NoRoute)?;
     talk.record.routed(&service);
-    talk.record.note(|line| {
-        line.route = Some(routed.target.route.clone());
-        line.service = Some(service.name.clone());
-    });
+    talk.record
+        .note(|line| line.service = Some(service.name.clone()));
     let asked = service.asked(talk.client.address().ip(), head.path(), || {
         fields(&head.fields)
     });
@@ -178,6 +200,9 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
         talk.manner.closes = true;
         return Err(Failure::ConnectRefused);
     }
+    let timeout = actions.request_timeout;
+    let timeout = timeout.or(service.policy.tries.request_timeout);
+    talk.deadline = timeout.map(|it| Instant::now() + it);
     let wire = wire(&service, head.version);
     talk.mark(&mut head, forwarded::Exchange::Plain);
     forwarded::aim(&mut head, wire)?;
@@ -206,6 +231,9 @@ impl Talk<'_> {
         let worker = self.client.worker();
         let trace = worker.with_rng(|rng| self.client.hop.request(head, exchange, rng));
         self.record.known_as(&trace.request_id);
+        if let Some(acting) = &mut self.acting {
+            acting.request(self.client, head, &trace.request_id);
+        }
         self.record
             .note(|line| line.request_id = Some(trace.request_id));
     }
@@ -250,41 +278,77 @@ fn may_repeat(head: &Request) -> bool {
     head.method.is_idempotent() || head.fields.has(Known::IdempotencyKey)
 }
 
+/// Sends the request, and gives up when the exchange's time is over.
+async fn send_by(
+    deadline: Instant,
+    talk: &mut Talk<'_>,
+    outgoing: Outgoing,
+) -> Result<Answered, Failure> {
+    let sent = tokio::time::timeout_at(deadline.into(), send(talk, outgoing)).await;
+    sent.unwrap_or(Err(Failure::TooLong))
+}
+
 /// Sends the request to one node after another until one answers or the rules forbid another try.
 async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, Failure> {
     let service = outgoing.service.clone();
     service.budget.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
+    let mut next = None;
     for tries in 1.. {
-        let mut lease = service
-            .pick(talk.record.time_of_try(tries), &outgoing.asked, &mut tried)
-            .await?;
+        let lease = match next.take() {
+            Some(lease) => lease,
+            None => {
+                let now = talk.record.time_of_try(tries);
+                service.pick(now, &outgoing.asked, &mut tried).await?
+            }
+        };
         talk.record.tried(&lease, tries);
-        let setback = match attempt(talk, &mut lease, &mut outgoing).await {
-            Ok((node, mut response)) => {
+        let Won { lease, outcome } = once(talk, lease, &mut outgoing, &mut tried).await;
+        let setback = match (outcome, lease) {
+            (Ok((node, mut response)), Some(lease)) => {
                 let latency = service.answered(&lease, Some(response.status));
                 talk.record.note(|line| line.first_byte = Some(latency));
-                service.promise(&outgoing.asked, &lease, &mut response.fields);
-                return Ok(Answered {
-                    response,
-                    node,
-                    lease,
-                    service,
-                    upload: outgoing.upload,
-                });
+                talk.record.tried(&lease, tries);
+                next = outgoing.another(&response, tries, &lease, &mut tried);
+                if next.is_none() {
+                    service.promise(&outgoing.asked, &lease, &mut response.fields);
+                    return Ok(Answered {
+                        response,
+                        node,
+                        lease,
+                        service,
+                        upload: outgoing.upload,
+                        latency,
+                    });
+                }
+                talk.record.received = outgoing.upload.bytes;
+                outgoing.upload.repeat(talk.manner.has_body);
+                if response.framing == Framing::Empty {
+                    lease.give_back(node);
+                }
+                continue;
             }
-            Err(setback) => setback,
+            (Ok(_), None) => unreachable!("who has answered was lent"),
+            (Err(setback), Some(lease)) if setback.blames_node => {
+                let worker = talk.client.worker();
+                worker.suspect(&service, &lease.upstream.endpoint);
+                tried.push(lease.node().clone());
+                setback
+            }
+            (Err(setback), lease) => {
+                if let (Failure::Silent, Some(lease)) = (&setback.failure, &lease) {
+                    service.unanswered(lease);
+                }
+                setback
+            }
         };
         talk.record.received = outgoing.upload.bytes;
-        if setback.blames_node {
-            talk.client
-                .worker()
-                .suspect(&service, &lease.upstream.endpoint);
-            tried.push(lease.node().clone());
-        } else if matches!(setback.failure, Failure::Silent) {
-            service.unanswered(&lease);
+        let mut may_go_on = outgoing.may_go_again(&setback) && tries < service.policy.max_tries;
+        if may_go_on && matches!(setback.failure, Failure::TrySilent) {
+            // Nobody waits for another node while the one that is there is merely slow.
+            next = service.pick_another(&outgoing.asked, &tried);
+            may_go_on = next.is_some();
         }
-        let may_go_on = outgoing.may_go_again(&setback) && tries < service.policy.max_tries;
         if !may_go_on || !service.may_retry() {
             return Err(setback.failure);
         }
@@ -293,7 +357,73 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
     unreachable!("the loop ends by returning")
 }
 
+/// One try, which may go to two nodes.
+async fn once(
+    talk: &mut Talk<'_>,
+    mut lease: Lease,
+    outgoing: &mut Outgoing,
+    tried: &mut Vec<NodeId>,
+) -> Won {
+    let policy = &outgoing.service.policy.tries;
+    let timeout = policy.try_timeout;
+    let hedge_after = policy.hedge_after.filter(|_| may_hedge(outgoing));
+    if timeout.is_none() && hedge_after.is_none() {
+        let outcome = attempt(talk, &mut lease, outgoing).await;
+        let lease = Some(lease);
+        return Won { lease, outcome };
+    }
+    let node = lease.node().clone();
+    // Boxed, so that a try without timers is not made larger by those with.
+    let tries = Box::pin(async {
+        let Some(hedge_after) = hedge_after else {
+            let outcome = attempt(talk, &mut lease, outgoing).await;
+            let lease = Some(lease);
+            return Won { lease, outcome };
+        };
+        let mut race = Race::new(lease, hedge_after, outgoing, tried);
+        let won = poll_fn(|cx| race.poll(cx, talk)).await;
+        talk.lifeline.until(None);
+        won
+    });
+    let Some(timeout) = timeout else {
+        return tries.await;
+    };
+    if let Ok(won) = tokio::time::timeout(timeout, tries).await {
+        return won;
+    }
+    talk.lifeline.until(None);
+    tried.push(node);
+    let mut setback = Setback::ends_it(Failure::TrySilent);
+    setback.is_final = false;
+    Won {
+        lease: None,
+        outcome: Err(setback),
+    }
+}
+
 impl Outgoing {
+    /// Another node for a request whose answer is not good enough, if there is one at once: a poor answer is better than none.
+    fn another(
+        &self,
+        response: &Response,
+        tries: u32,
+        lease: &Lease,
+        tried: &mut Vec<NodeId>,
+    ) -> Option<Lease> {
+        let policy = &self.service.policy;
+        let is_poor = policy.tries.retry_on.contains(&response.status.as_u16());
+        let may_go = is_poor
+            && tries < policy.max_tries
+            && may_repeat(&self.head)
+            && self.upload.can_repeat();
+        if !may_go {
+            return None;
+        }
+        tried.push(lease.node().clone());
+        let another = self.service.pick_another(&self.asked, tried)?;
+        self.service.may_retry().then_some(another)
+    }
+
     fn may_go_again(&self, setback: &Setback) -> bool {
         // The time for an answer is over once a node was silent; another try would double the wait.
         if setback.is_final || matches!(setback.failure, Failure::Silent) {
@@ -314,14 +444,14 @@ impl Outgoing {
 }
 
 /// An attempt that brought no answer.
-struct Setback {
+pub(super) struct Setback {
     failure: Failure,
     /// The failure speaks against the node, not merely against an old connection to it.
-    blames_node: bool,
+    pub(super) blames_node: bool,
     /// The node may have seen some of the request.
     was_sent: bool,
     /// It is the client's doing, or the end of the exchange's time.
-    is_final: bool,
+    pub(super) is_final: bool,
 }
 
 impl Setback {
@@ -334,7 +464,7 @@ impl Setback {
         }
     }
 
-    fn ends_it(failure: Failure) -> Self {
+    pub(super) fn ends_it(failure: Failure) -> Self {
         Self {
             failure,
             blames_node: false,
@@ -369,7 +499,7 @@ async fn attempt(
     }
 }
 
-async fn connect(lease: &mut Lease, outgoing: &Outgoing) -> Result<Node, Setback> {
+pub(super) async fn connect(lease: &mut Lease, outgoing: &Outgoing) -> Result<Node, Setback> {
     let unreachable = |err| Setback::before_sending(Failure::Unreachable(err), true);
     let metrics = &outgoing.service.metrics;
     let failed = |_: &_| metrics.dial_failures.increment(1);
@@ -499,7 +629,7 @@ impl Waiting<'_> {
     }
 }
 
-fn gone(err: AskError) -> Setback {
+pub(super) fn gone(err: AskError) -> Setback {
     Setback {
         failure: Failure::Gone(err),
         blames_node: true,
@@ -510,7 +640,7 @@ fn gone(err: AskError) -> Setback {
 
 impl Setback {
     /// An old connection that closes unused is how nodes tidy up, not how they fail.
-    fn unless_reused(mut self, node: &Node) -> Self {
+    pub(super) fn unless_reused(mut self, node: &Node) -> Self {
         let closed = matches!(
             self.failure,
             Failure::Gone(AskError::Closed | AskError::Read(ReadError::Io(_)))

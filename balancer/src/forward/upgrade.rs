@@ -130,7 +130,7 @@ pub(super) fn wish(
 
 /// Passes the handshake to a node and its answer back.
 pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded, Failure> {
-    let (node, response, lease) = shake_hands(talk, &wish).await?;
+    let (node, response, lease, latency) = shake_hands(talk, &wish).await?;
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
         if wish.wanted.accept.is_some() && response.status.is_success() {
             // On HTTP/1.1 it agrees to nothing, and on HTTP/2 it would agree to a tunnel.
@@ -142,6 +142,7 @@ pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded
             lease,
             service: wish.service,
             upload: Upload::new(false, 0, None),
+            latency,
         })));
     }
     let node = switch(talk, &wish, response, node)?;
@@ -154,7 +155,10 @@ pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded
 }
 
 /// Asks a node on a connection of its own. What it does with the question is its answer: a handshake is not asked twice.
-async fn shake_hands(talk: &mut Talk<'_>, wish: &Wish) -> Result<(Node, Response, Lease), Failure> {
+async fn shake_hands(
+    talk: &mut Talk<'_>,
+    wish: &Wish,
+) -> Result<(Node, Response, Lease, Duration), Failure> {
     let service = &wish.service;
     let record = &mut talk.record;
     let reached = reach(
@@ -183,7 +187,7 @@ async fn shake_hands(talk: &mut Talk<'_>, wish: &Wish) -> Result<(Node, Response
     let latency = service.answered(&lease, Some(response.status));
     talk.record.note(|line| line.first_byte = Some(latency));
     service.promise(&wish.asked, &lease, &mut response.fields);
-    Ok((node, response, lease))
+    Ok((node, response, lease, latency))
 }
 
 fn poll_handshake(

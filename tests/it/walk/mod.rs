@@ -1,6 +1,8 @@
 //! The balancer's walk, seen from both of its ends: the real program between test clients and test origins.
 
+mod ageing;
 mod client;
+mod compression;
 mod discovery;
 mod ejection;
 mod ending;
@@ -13,7 +15,9 @@ mod picking;
 mod relay;
 mod retries;
 mod routes;
+mod rules;
 mod sticky;
 mod streaming;
+mod tries;
 mod websocket;
 mod zones;

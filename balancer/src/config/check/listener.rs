@@ -39,6 +39,9 @@ fn one(keys: &Keys<'_>, raw: raw::Listener, services: &Named) -> Result<Listener
         min_body_rate: raw.min_body_rate,
         min_body_rate_grace: raw.min_body_rate_grace,
         send_timeout: raw.send_timeout,
+        connection_max_age: raw.connection_max_age,
+        max_requests_per_connection: raw.max_requests_per_connection,
+        server_timing: raw.server_timing,
         trusted_proxies: trusted(keys, &raw.trusted_proxies)?,
     };
     Ok(listener)

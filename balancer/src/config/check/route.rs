@@ -4,7 +4,10 @@ use balancer_core::table::{HostPattern, PathPrefix, RouteTable, Rule, TableError
 use settings::Error;
 
 use super::{Keys, Named};
-use crate::config::{Config, ListenerProtocol, ProxyProtocol, Route, raw};
+use crate::config::{
+    Config, ListenerProtocol, ProxyProtocol, Route, raw,
+    rules::{self, Actions},
+};
 
 const HOSTS_MAX: usize = 10_000;
 const PATH_LEN_MAX: usize = 1024;
@@ -23,27 +26,34 @@ pub(super) fn all(
         let keys = top.element("route", idx);
         let name = raw.name.clone().unwrap_or_else(|| format!("route-{idx}"));
         names.add(&keys, idx, &name)?;
+        let path = path(&keys, raw.path.as_deref().unwrap_or("/"))?;
+        let actions = rules::check(&keys, &raw, &path)?;
         let rule = Rule {
             name: name.as_str().into(),
             listeners: listeners_of(&keys, &raw, listeners, config)?,
             hosts: hosts(&keys, &raw.hosts)?,
-            path: path(&keys, raw.path.as_deref().unwrap_or("/"))?,
+            path,
+            conditions: actions.conditions.clone(),
         };
-        let service = service(&keys, &raw, services, config)?;
-        routes.push(route(name, &rule, service));
+        let service = match actions.reply {
+            Some(_) => None,
+            None => Some(service(&keys, &raw, services, config)?),
+        };
+        routes.push(route(name, &rule, service, actions));
         rules.push((rule, ()));
     }
     RouteTable::build(rules).map_err(|error| ambiguous(top, &names, error))?;
     Ok(routes)
 }
 
-fn route(name: String, rule: &Rule, service: usize) -> Route {
+fn route(name: String, rule: &Rule, service: Option<usize>, actions: Actions) -> Route {
     Route {
         name,
         listeners: rule.listeners.clone(),
         hosts: rule.hosts.iter().map(HostPattern::to_string).collect(),
         path: rule.path.to_string(),
         service,
+        actions: actions.into(),
     }
 }
 

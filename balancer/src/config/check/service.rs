@@ -13,7 +13,7 @@ use crate::config::{
     Discover, DnsConfig, Probe, ProbeKind, Service, Sticky,
     picking::{self, RawSticky},
     raw::{self, DiscoverKind},
-    value,
+    tries, value,
 };
 
 const ENDPOINTS_MAX: usize = 10_000;
@@ -35,6 +35,7 @@ pub(super) fn all(top: &Keys<'_>, raw: Vec<raw::Service>) -> Result<Vec<Service>
 fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
     let service = Service {
         discover: discover(keys, &raw)?,
+        tries: tries::check(keys, &raw)?,
         name: keys.required("name", raw.name)?.into(),
         protocol: raw.protocol,
         proxy_protocol: raw.proxy_protocol,
