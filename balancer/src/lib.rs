@@ -39,4 +39,5 @@ mod watch;
 mod lifeline;
 mod net;
 mod stream;
+mod tls;
 mod worker;
