@@ -31,7 +31,6 @@ use std::{
 use rustls::crypto::{CryptoProvider, ring};
 use thiserror::Error;
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, observe::Metrics};
 use material::MaterialError;
@@ -44,13 +43,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Tls {
     terminators: Vec<Option<Arc<Terminator>>>,
     connectors: Vec<Option<Arc<Connector>>>,
-}
-
-/// When to read files again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refresh {
-    IfChanged,
-    Always,
 }
 
 /// How many sets of files were read again.
@@ -120,10 +112,10 @@ impl Tls {
         self.connectors.get(service_idx).cloned().flatten()
     }
 
-    /// Reads files again and swaps in what is good. It blocks on the disk.
-    pub(crate) fn refresh(&self, when: Refresh) -> Refreshed {
-        let terminators = self.terminators.iter().flatten().map(|it| it.refresh(when));
-        let connectors = self.connectors.iter().flatten().map(|it| it.refresh(when));
+    /// Reads changed files again and swaps in what is good. It blocks on the disk.
+    pub(crate) fn refresh(&self) -> Refreshed {
+        let terminators = self.terminators.iter().flatten().map(|it| it.refresh());
+        let connectors = self.connectors.iter().flatten().map(|it| it.refresh());
         let mut refreshed = Refreshed::default();
         for res in terminators.chain(connectors).flatten() {
             match res {
@@ -134,17 +126,14 @@ impl Tls {
         refreshed
     }
 
-    /// Looks at the files every few seconds until it is stopped.
-    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+    /// Looks at the files every few seconds, for as long as it is let.
+    pub(crate) async fn watch(self: Arc<Self>) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = looks.tick() => {}
-            }
+            looks.tick().await;
             let tls = self.clone();
-            let looked = tokio::task::spawn_blocking(move || tls.refresh(Refresh::IfChanged)).await;
+            let looked = tokio::task::spawn_blocking(move || tls.refresh()).await;
             if let Err(err) = looked {
                 tracing::error!(%err, "looking at the files of TLS failed");
             }

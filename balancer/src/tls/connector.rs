@@ -18,8 +18,8 @@ use crate::{
 };
 
 use super::{
-    Refresh, TlsError, TlsLoadError, facts::Agreed, files::Files, insecure::BelievesAnyone,
-    material, observe::ConnectorMetrics, provider,
+    TlsError, TlsLoadError, facts::Agreed, files::Files, insecure::BelievesAnyone, material,
+    observe::ConnectorMetrics, provider,
 };
 
 /// For how many names sessions are remembered: those of one service. An endpoint that is known by its address is a name, too.
@@ -111,10 +111,9 @@ impl Connector {
         self.service == service.name && service.tls.as_ref() == Some(&self.config) && same_name()
     }
 
-    /// None when there was nothing to do.
-    pub(super) fn refresh(&self, when: Refresh) -> Option<Result<(), TlsLoadError>> {
-        let has_changed = self.files.look_again();
-        if !has_changed && when == Refresh::IfChanged {
+    /// None when no file has changed.
+    pub(super) fn refresh(&self) -> Option<Result<(), TlsLoadError>> {
+        if !self.files.look_again() {
             return None;
         }
         // Sessions that the old authorities vouched for are forgotten with them.

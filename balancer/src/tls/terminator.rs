@@ -21,7 +21,7 @@ use crate::{
 };
 
 use super::{
-    Handshaken, Refresh, TlsError, TlsLoadError,
+    Handshaken, TlsError, TlsLoadError,
     certificates::Certificates,
     files::Files,
     material,
@@ -95,11 +95,10 @@ impl Terminator {
         self.listener == *listener && self.config == *config
     }
 
-    /// None when there was nothing to do.
-    pub(super) fn refresh(&self, when: Refresh) -> Option<Result<(), TlsLoadError>> {
+    /// None when no file has changed.
+    pub(super) fn refresh(&self) -> Option<Result<(), TlsLoadError>> {
         self.live.load().tickets.turn();
-        let has_changed = self.files.look_again();
-        if !has_changed && when == Refresh::IfChanged {
+        if !self.files.look_again() {
             return None;
         }
         let res = self.reload();

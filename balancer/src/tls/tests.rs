@@ -102,7 +102,7 @@ impl Bench {
     }
 
     fn client(&self) -> ClientConfig {
-        self.client_of(&rustls::ALL_VERSIONS.to_vec())
+        self.client_of(rustls::ALL_VERSIONS)
     }
 
     fn client_of(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {

@@ -46,14 +46,14 @@ fn a_certificate_may_name_nobody() {
 fn what_is_cut_off_is_refused() {
     let bytes = signed(CertificateParams::new(vec!["a.b".into()]).expect("it is a name"));
     for len in 0..bytes.len() {
-        assert_eq!(super::read(&bytes[..len]), Err(CertificateError), "{len}");
+        assert_eq!(read(&bytes[..len]), Err(CertificateError), "{len}");
     }
 }
 
 proptest! {
     #[test]
     fn any_bytes_are_answered(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = super::read(&bytes);
+        let _ = read(&bytes);
     }
 
     #[test]
@@ -61,7 +61,7 @@ proptest! {
         let mut bytes = SIGNED.clone();
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        let _ = super::read(&bytes);
+        let _ = read(&bytes);
     }
 }
 
@@ -70,7 +70,7 @@ static SIGNED: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
 });
 
 fn check(params: CertificateParams) -> Certificate {
-    super::read(&signed(params)).expect("it is a certificate")
+    read(&signed(params)).expect("it is a certificate")
 }
 
 fn signed(params: CertificateParams) -> Vec<u8> {

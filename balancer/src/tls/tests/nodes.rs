@@ -106,7 +106,7 @@ async fn sessions_are_resumed_until_the_authorities_change() {
     };
     assert!(kind("full", 1) && kind("resumed", 1));
     bench.write("ca.pem", &Authority::new("another").pem);
-    assert_eq!(us.refresh(Refresh::IfChanged).swapped, 1);
+    assert_eq!(us.refresh().swapped, 1);
     let error = speak_to(&us, &node, Speak::Http1).await;
     assert_eq!(
         error

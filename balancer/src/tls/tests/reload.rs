@@ -8,16 +8,12 @@ async fn a_changed_certificate_is_in_force_and_a_bad_one_is_not() {
     bench.issue("a", &["a.b"]);
     let tls = bench.listener(&["a"], "").expect("the files are good");
     let client = Arc::new(bench.client());
-    assert_eq!(tls.refresh(Refresh::IfChanged), Refreshed::default());
+    assert_eq!(tls.refresh(), Refreshed::default());
     let next = bench.authority.issue("next", &["a.b"]);
     bench.write("a.pem", &next.pem);
     check(&tls, 0, 1);
     assert_eq!(meet(&tls, &client, "a.b").await.shown(), "CN=a");
-    assert_eq!(
-        tls.refresh(Refresh::IfChanged),
-        Refreshed::default(),
-        "said once per change"
-    );
+    assert_eq!(tls.refresh(), Refreshed::default(), "said once per change");
     bench.write("a.key", &next.key.serialize_pem());
     check(&tls, 1, 0);
     let fresh = Arc::new(bench.client());
@@ -126,27 +122,23 @@ async fn changes_are_noticed_without_being_told() {
     let bench = Bench::new();
     bench.issue("a", &["a.b"]);
     let tls = Arc::new(bench.listener(&["a"], "").expect("the files are good"));
-    let stop = CancellationToken::new();
-    let watching = tokio::spawn(tls.clone().watch(stop.clone()));
+    let watching = tokio::spawn(tls.watch());
     bench.issue("a", &["a.b"]);
     let noticed =
         "colonnade_balancer_tls_reloads_total{of=\"listener\",name=\"web\",result=\"ok\"} 1";
     let wait = async {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
         while !bench.counted(noticed) {
-            tokio::time::sleep(LOOK_EVERY).await;
+            looks.tick().await;
         }
     };
     tokio::time::timeout(10 * LOOK_EVERY, wait)
         .await
         .expect("it is noticed");
-    stop.cancel();
-    watching.await.expect("it ends when it is told");
+    watching.abort();
 }
 
 #[track_caller]
 fn check(tls: &Tls, swapped: usize, failed: usize) {
-    assert_eq!(
-        tls.refresh(Refresh::IfChanged),
-        Refreshed { swapped, failed }
-    );
+    assert_eq!(tls.refresh(), Refreshed { swapped, failed });
 }
