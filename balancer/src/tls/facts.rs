@@ -4,7 +4,9 @@ use balancer_core::{
     certificate::{self, AlternativeNames},
     server_names::ServerName,
 };
-use rustls::{HandshakeKind, ProtocolVersion, ServerConnection, pki_types::CertificateDer};
+use rustls::{
+    CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection, pki_types::CertificateDer,
+};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::TlsVersion;
@@ -22,7 +24,7 @@ pub(crate) struct Facts {
     pub(crate) server_name: Option<ServerName>,
     pub(crate) agreed: Agreed,
     pub(crate) version: TlsVersion,
-    /// As IANA calls it, such as `TLS13_AES_256_GCM_SHA384`.
+    /// As IANA calls it, such as `TLS_AES_256_GCM_SHA384`.
     pub(crate) cipher: &'static str,
     /// Whether the client came back with a ticket.
     pub(crate) is_resumed: bool,
@@ -68,14 +70,22 @@ impl Facts {
             server_name: name.and_then(|it| ServerName::new(it).ok()),
             agreed: Agreed::of(connection.alpn_protocol()),
             version,
-            cipher: cipher
-                .and_then(|it| it.suite().as_str())
-                .unwrap_or("unknown"),
+            cipher: cipher.map_or("unknown", |it| iana_name(it.suite())),
             is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             client_certificate: certificates
                 .and_then(<[_]>::first)
                 .map(|it| Box::new(ClientCertificate::of(it))),
         }
+    }
+}
+
+/// The library's own names of the suites of TLS 1.3 tell the version, those of the registry do not.
+fn iana_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other.as_str().unwrap_or("unknown"),
     }
 }
 

@@ -12,6 +12,17 @@ address = '127.0.0.1:1'
 const PAIR: &str = "certificates = [{ cert = '/a.pem', key = '/a.key' }]";
 
 #[test]
+fn the_example_of_the_page_loads() {
+    let page = include_str!("../../../../docs/balancer/tls.md");
+    let after = page
+        .split("```toml\n")
+        .nth(1)
+        .expect("the page has an example");
+    let config = read(after.split("```").next().expect("the example ends"));
+    assert!(config.listeners[1].tls.is_some() && config.services[0].tls.is_some());
+}
+
+#[test]
 fn the_least_is_filled_with_defaults() {
     let tls = tls(PAIR);
     assert_eq!(tls.alpn.len(), 2);
