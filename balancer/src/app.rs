@@ -32,6 +32,7 @@ use crate::{
     net,
     observe::{AccessLog, AccessSink, Metrics},
     pick::Service,
+    tls::{Tls, TlsLoadError},
     watch::{self, Core, ViewStart},
     worker::{self, Applied, ORDERS_WAITING, SUSPICIONS_WAITING, Target, Worker},
 };
@@ -55,6 +56,8 @@ pub enum StartError {
         address: SocketAddr,
         cause: io::Error,
     },
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsLoadError),
     #[error("opening the access log: {0}")]
     AccessLog(io::Error),
     #[error("the routes contradict each other: {0}")]
@@ -158,6 +161,7 @@ struct Plan {
     config: Arc<Config>,
     registry: Option<Registry>,
     metrics: Metrics,
+    tls: Arc<Tls>,
     sink: AccessSink,
     routes: Arc<RouteTable<Target>>,
     listeners: Vec<Arc<Listener>>,
@@ -177,6 +181,7 @@ impl Plan {
     ) -> Result<Self, StartError> {
         let metrics = Metrics::new()?;
         let routes = Arc::new(table(&config)?);
+        let tls = Arc::new(Tls::load(&config, &metrics, None)?);
         let mut sockets = Vec::new();
         let mut addresses = Vec::new();
         for listener in &config.listeners {
@@ -205,6 +210,7 @@ impl Plan {
             config,
             registry,
             metrics,
+            tls,
             sink,
             routes,
             listeners,
@@ -339,9 +345,9 @@ impl Plan {
             config: self.config,
         };
         let (leave, left) = oneshot::channel();
-        let socket = self.admin;
+        let (socket, tls) = (self.admin, self.tls);
         let thread = spawn("control".to_owned(), move || {
-            control(view, socket, admin, left)
+            control(view, tls, socket, admin, left)
         })?;
         Ok((leave, thread))
     }
@@ -350,6 +356,7 @@ impl Plan {
 /// The thread beside the cores: the view and the admin address.
 fn control(
     view: ViewStart,
+    tls: Arc<Tls>,
     socket: std::net::TcpListener,
     admin: Arc<Admin>,
     leave: oneshot::Receiver<()>,
@@ -373,6 +380,8 @@ fn control(
                 metrics.run_upkeep();
             }
         });
+        // The runtime ends with this thread, and the watch with it.
+        tokio::spawn(tls.watch());
         watch::run(view, leave).await;
         Ok(())
     })

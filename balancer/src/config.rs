@@ -19,7 +19,13 @@ use serde::{Deserialize, Serialize, Serializer};
 mod check;
 mod raw;
 mod shown;
+mod tls;
 mod value;
+
+pub use tls::{
+    Alpn, CertificateFiles, ClientAuth, ClientTrust, Hsts, HttpsRedirect, ListenerTls, ServerTrust,
+    ServiceTls, SniRoute, TlsVersion,
+};
 
 /// Everything a balancer is told. It serialises with every default in place, and services and listeners by name; secrets
 /// stand in files of their own, so that only their paths are in it.
@@ -123,6 +129,15 @@ pub struct Listener {
     pub send_timeout: Duration,
     /// Whose word about the client counts. Default: nobody's.
     pub trusted_proxies: Trusted,
+    /// How the TLS of clients is ended here. Default: not at all.
+    pub tls: Option<ListenerTls>,
+    /// Whose TLS is passed on untouched. Default: nobody's.
+    #[serde(skip)]
+    pub sni: Vec<SniRoute>,
+    /// What browsers are to remember: only set beside `tls`. Default: nothing.
+    pub hsts: Option<Hsts>,
+    /// Where every request is sent: never set beside `tls`. Default: requests are served.
+    pub https_redirect: Option<HttpsRedirect>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +206,8 @@ pub struct Service {
     /// How many retries each request pays for: 0.2 lets one request in five be tried again. Default: 0.2.
     pub retry_ratio: f64,
     pub probe: Probe,
+    /// How endpoints are spoken to in TLS. Default: in the clear.
+    pub tls: Option<ServiceTls>,
 }
 
 /// Where the endpoints of a service come from.

@@ -372,6 +372,11 @@ impl Metrics {
         metrics::with_local_recorder(&self.recorder, || ServiceMetrics::new(name))
     }
 
+    /// Makes the handles that another module counts with.
+    pub(crate) fn with<T>(&self, make: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&self.recorder, make)
+    }
+
     pub(crate) fn handle(&self) -> PrometheusHandle {
         self.recorder.handle()
     }

@@ -2,6 +2,8 @@
 //!
 //! Time, bytes and randomness come in as arguments; what should happen comes out as a value.
 
+pub mod certificate;
+pub mod client_hello;
 pub mod endpoint;
 pub mod flood;
 pub mod forwarded;
@@ -17,4 +19,5 @@ pub mod pool;
 pub mod preface;
 pub mod recall;
 pub mod retry;
+pub mod server_names;
 pub mod table;

@@ -8,7 +8,9 @@ use std::{net::SocketAddr, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, value,
+    Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol,
+    tls::{RawHsts, RawHttpsRedirect, RawListenerTls, RawServiceTls, RawSniRoute},
+    value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -82,6 +84,14 @@ pub(super) struct Listener {
     pub(super) send_timeout: Duration,
     /// The networks of the proxies whose word about the client counts, such as `"10.0.0.0/8"`. Default: none.
     pub(super) trusted_proxies: Vec<String>,
+    /// How the TLS of clients is ended here. Default: not at all.
+    pub(super) tls: Option<RawListenerTls>,
+    /// The names whose TLS is passed on untouched, up to 1,000 tables. Default: none.
+    pub(super) sni: Vec<RawSniRoute>,
+    /// What browsers are to remember. Only beside `tls`. Default: nothing.
+    pub(super) hsts: Option<RawHsts>,
+    /// `true`, or the port, sends every request to ask again with TLS. Not beside `tls`. Default: `false`.
+    pub(super) https_redirect: RawHttpsRedirect,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -157,6 +167,8 @@ pub(super) struct Service {
     pub(super) retry_ratio: f64,
     /// How the balancer sees for itself whether an endpoint lives.
     pub(super) probe: Probe,
+    /// How endpoints are spoken to in TLS. Default: in the clear.
+    pub(super) tls: Option<RawServiceTls>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -233,6 +245,10 @@ impl Default for Listener {
             min_body_rate_grace: Duration::from_secs(10),
             send_timeout: Duration::from_secs(60),
             trusted_proxies: Vec::new(),
+            tls: None,
+            sni: Vec::new(),
+            hsts: None,
+            https_redirect: RawHttpsRedirect::default(),
         }
     }
 }
@@ -260,6 +276,7 @@ impl Default for Service {
             max_tries: 3,
             retry_ratio: 0.2,
             probe: Probe::default(),
+            tls: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::{Admin, Config, Listener, Log, MembershipConfig, Route, Service};
+use super::{Admin, Config, Listener, Log, MembershipConfig, Route, Service, SniRoute};
 
 /// Writes a value as it displays itself.
 pub(super) fn text<S: Serializer>(
@@ -40,6 +40,14 @@ struct ShownListener<'a> {
     #[serde(flatten)]
     listener: &'a Listener,
     service: Option<&'a str>,
+    sni: Vec<ShownSni<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownSni<'a> {
+    #[serde(flatten)]
+    route: &'a SniRoute,
+    service: &'a str,
 }
 
 #[derive(Serialize)]
@@ -82,6 +90,20 @@ impl<'a> ShownListener<'a> {
             service: listener
                 .service
                 .map(|idx| config.services[idx].name.as_str()),
+            sni: listener
+                .sni
+                .iter()
+                .map(|route| ShownSni::of(route, config))
+                .collect(),
+        }
+    }
+}
+
+impl<'a> ShownSni<'a> {
+    fn of(route: &'a SniRoute, config: &'a Config) -> Self {
+        Self {
+            route,
+            service: config.services[route.service].name.as_str(),
         }
     }
 }

@@ -6,7 +6,7 @@ use balancer_core::forwarded::{Cidr, Trusted};
 use settings::Error;
 
 use super::{Keys, Named};
-use crate::config::{Listener, ListenerProtocol, raw};
+use crate::config::{Listener, ListenerProtocol, raw, tls};
 
 const TRUSTED_PROXIES_MAX: usize = 1_000;
 
@@ -25,6 +25,9 @@ pub(super) fn all(
 }
 
 fn one(keys: &Keys<'_>, raw: raw::Listener, services: &Named) -> Result<Listener, Error> {
+    let kind = (raw.protocol, raw.tls.is_some());
+    let tls = raw.tls.map(|it| it.check(&keys.table("tls"), raw.protocol));
+    let hsts = raw.hsts.map(|it| it.check(&keys.table("hsts"), kind));
     let listener = Listener {
         name: keys.required("name", raw.name)?.into(),
         address: keys.required("address", raw.address)?,
@@ -40,6 +43,10 @@ fn one(keys: &Keys<'_>, raw: raw::Listener, services: &Named) -> Result<Listener
         min_body_rate_grace: raw.min_body_rate_grace,
         send_timeout: raw.send_timeout,
         trusted_proxies: trusted(keys, &raw.trusted_proxies)?,
+        tls: tls.transpose()?,
+        sni: tls::sni_routes(keys, raw.sni, services, kind)?,
+        hsts: hsts.transpose()?,
+        https_redirect: raw.https_redirect.check(keys, kind)?,
     };
     Ok(listener)
 }

@@ -31,7 +31,8 @@ pub(super) fn all(top: &Keys<'_>, raw: Vec<raw::Service>) -> Result<Vec<Service>
     Ok(services)
 }
 
-fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
+fn one(keys: &Keys<'_>, mut raw: raw::Service) -> Result<Service, Error> {
+    let tls = raw.tls.take().map(|it| it.check(&keys.table("tls")));
     let service = Service {
         discover: discover(keys, &raw)?,
         name: keys.required("name", raw.name)?.into(),
@@ -49,6 +50,7 @@ fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
         max_tries: raw.max_tries,
         retry_ratio: raw.retry_ratio,
         probe: probe(&keys.table("probe"), raw.probe)?,
+        tls: tls.transpose()?,
     };
     Ok(service)
 }
