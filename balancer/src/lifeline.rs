@@ -201,7 +201,11 @@ mod tests {
         let (held, wakes) = core.hold();
         held.lifeline.within(Duration::from_secs(10));
         core.pass(Duration::from_secs(10));
-        assert_eq!(wakes.count(), 0, "the clock may have stood still for a sweep");
+        assert_eq!(
+            wakes.count(),
+            0,
+            "the clock may have stood still for a sweep"
+        );
         core.pass(SWEEP_INTERVAL);
         assert!(held.lifeline.is_due());
         assert_eq!(wakes.count(), 1);

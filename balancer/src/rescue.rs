@@ -150,8 +150,8 @@ impl From<OpenError> for Failure {
 pub(crate) async fn rescue(mut talk: Talk<'_>, failure: Failure) -> After {
     tracing::debug!(client = %talk.client.address(), %failure, "an exchange failed");
     talk.record.end(failure.ended());
+    talk.record.answered(failure.status());
     if matches!(failure, Failure::ClientGone) {
-        talk.record.answered(failure.status());
         return break_off(&mut talk, Ended::ClientGone);
     }
     let (response, text) = if talk.manner.asks_grpc {

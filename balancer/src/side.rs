@@ -16,7 +16,10 @@ use bytes::Bytes;
 use thiserror::Error;
 
 pub(crate) use self::{
-    heads::{HeadError, framing_on_http1, request_from_http2, request_to_http2, response_from_http2, response_to_http2},
+    heads::{
+        HeadError, framing_on_http1, request_from_http2, request_to_http2, response_from_http2,
+        response_to_http2,
+    },
     http1::{Http1, ReadError},
     http2::Http2,
 };

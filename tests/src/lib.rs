@@ -6,4 +6,5 @@ pub mod load;
 pub mod origin;
 pub mod ports;
 pub mod process;
+pub mod raw;
 pub mod whole_cluster;

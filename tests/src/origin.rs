@@ -186,6 +186,14 @@ impl Dialogue {
         (self.heard.split().to_vec(), end)
     }
 
+    /// Whatever has come or comes next; `None` when the other side has ended.
+    pub async fn hear_some(&mut self) -> Option<Bytes> {
+        if self.heard.is_empty() && !self.fill().await.is_ok_and(|n| n > 0) {
+            return None;
+        }
+        Some(self.heard.split().freeze())
+    }
+
     /// Proves that the other side neither says nor ends anything for a while.
     pub async fn stays_silent(&mut self, span: Duration) {
         assert!(

@@ -197,7 +197,11 @@ mod tests {
     #[test]
     fn old_sins_are_forgotten() {
         let mut meter = FloodMeter::default();
-        let frames = [PREFACE, &frame(RST_STREAM, 0, 4).repeat(RESETS_MAX as usize)].concat();
+        let frames = [
+            PREFACE,
+            &frame(RST_STREAM, 0, 4).repeat(RESETS_MAX as usize),
+        ]
+        .concat();
         assert_eq!(meter.received(&frames, 0), Ok(()));
         assert_eq!(meter.received(&frame(RST_STREAM, 0, 4), 10_000), Ok(()));
         let again = frame(RST_STREAM, 0, 4).repeat(RESETS_MAX as usize);
@@ -226,7 +230,12 @@ mod tests {
     #[test]
     fn a_head_has_few_continuations() {
         let mut meter = FloodMeter::default();
-        let head = [PREFACE, &frame(HEADERS, 0, 10), &frame(CONTINUATION, 0, 10).repeat(15)].concat();
+        let head = [
+            PREFACE,
+            &frame(HEADERS, 0, 10),
+            &frame(CONTINUATION, 0, 10).repeat(15),
+        ]
+        .concat();
         assert_eq!(meter.received(&head, 0), Ok(()));
         assert_eq!(
             meter.received(&frame(CONTINUATION, 0, 10), 0),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use fastrand::Rng;
 use http::{StatusCode, Version};
 
-use crate::message::{Known, Fields, Request, Response};
+use crate::message::{Fields, Known, Request, Response};
 
 pub use self::{
     check::{BadRequest, check_request},
@@ -396,7 +396,7 @@ mod tests {
             "x-second",
         ] {
             assert!(
-                !head.fields.named(gone).is_some(),
+                head.fields.named(gone).is_none(),
                 "{gone} must not reach the node"
             );
         }

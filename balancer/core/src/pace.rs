@@ -69,7 +69,11 @@ mod tests {
         assert_eq!(pace.deadline_ms(RULE), Some(11_000));
         pace.came(1, 9_000);
         pace.wait(9_000);
-        assert_eq!(pace.deadline_ms(RULE), Some(11_000), "one byte buys no time");
+        assert_eq!(
+            pace.deadline_ms(RULE),
+            Some(11_000),
+            "one byte buys no time"
+        );
     }
 
     #[test]

@@ -59,8 +59,9 @@ pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
 }
 
 /// An answer of the balancer's own, whole.
+///
+/// What it is written down as is the caller's to say: a gRPC call that failed has a head that says 200.
 pub(crate) async fn own(mut talk: Talk<'_>, response: Response, body: &[u8]) -> After {
-    talk.record.answered(response.status);
     let is_read = talk.side.is_body_over();
     // What is left of a request's body would be taken for the next request.
     talk.manner.closes |= !is_read;
@@ -109,8 +110,7 @@ fn send_head(talk: &mut Talk<'_>, response: &Response) -> Result<bool, HeadError
     match talk.side {
         Side::Http1(side) => {
             let framing = framing_for_client(talk.manner, response);
-            let may_reuse =
-                !talk.manner.closes && !is_draining && framing != Framing::UntilClose;
+            let may_reuse = !talk.manner.closes && !is_draining && framing != Framing::UntilClose;
             let version = talk.manner.version;
             side.send_head(framing, |out| {
                 write_response(out, response, framing);
@@ -191,10 +191,7 @@ pub(super) fn send_forerunner(talk: &mut Talk<'_>, mut head: Response) {
 }
 
 pub(super) fn send_continue(talk: &mut Talk<'_>) {
-    send_forerunner(
-        talk,
-        Response::new(StatusCode::CONTINUE, Version::HTTP_11),
-    );
+    send_forerunner(talk, Response::new(StatusCode::CONTINUE, Version::HTTP_11));
 }
 
 /// The answer's body, and what is left of the request's.
@@ -248,11 +245,12 @@ impl Download {
     /// Who is waited for has a time to come.
     fn poll_deadline(&mut self, talk: &Talk<'_>) -> Poll<Ended> {
         let clock = talk.lifeline.clock();
-        let (timeout, whose) = if self.lent.is_none() || !talk.side.is_flushed() || self.client_is_full {
-            (self.send_timeout, Ended::ClientStuck)
-        } else {
-            (self.node_idle_timeout, Ended::NodeStuck)
-        };
+        let (timeout, whose) =
+            if self.lent.is_none() || !talk.side.is_flushed() || self.client_is_full {
+                (self.send_timeout, Ended::ClientStuck)
+            } else {
+                (self.node_idle_timeout, Ended::NodeStuck)
+            };
         match self.deadline {
             Some((at, ended)) if ended == whose && at <= clock.now_ms() => {
                 return Poll::Ready(ended);

@@ -2,7 +2,12 @@
 //!
 //! Bodies stream both ways under back-pressure; a request is sent to a further node only under the rules of `balancer_core::retry`.
 
-use std::{future::poll_fn, sync::Arc, task::{Context, Poll}, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use balancer_core::{
     forwarded::{self, Wire, check_request},
@@ -88,7 +93,9 @@ pub(crate) async fn exchange(
         Ok(Plan::Upgrade(wish)) => {
             return match Box::pin(upgrade::forward(&mut talk, wish)).await {
                 Ok(upgrade::Forwarded::Switched(tunnel)) => talk.switch(tunnel).await,
-                Ok(upgrade::Forwarded::Answered(answered)) => answer::forward(talk, answered).await,
+                Ok(upgrade::Forwarded::Answered(answered)) => {
+                    answer::forward(talk, *answered).await
+                }
                 Err(failure) => rescue::rescue(talk, failure).await,
             };
         }
@@ -397,6 +404,9 @@ impl Waiting<'_> {
         if let Poll::Ready(answered) = self.poll_answer(cx, talk, node)? {
             return Poll::Ready(Ok(answered));
         }
+        if !talk.side.is_flushed() && matches!(talk.side.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(Err(Setback::ends_it(Failure::ClientGone)));
+        }
         if self.upload.is_over() && talk.side.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Setback::ends_it(Failure::ClientGone)));
         }
@@ -439,7 +449,6 @@ impl Waiting<'_> {
                 self.upload.open_gate();
             }
             answer::send_forerunner(talk, head);
-            let _ = talk.side.poll_flush(cx);
             self.poll_upload(cx, talk, node)?;
         }
         Ok(Poll::Pending)

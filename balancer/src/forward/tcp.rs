@@ -18,14 +18,8 @@ use tokio::net::TcpStream;
 
 use super::{reach, upgrade};
 use crate::{
-    accept::ClientConnection,
-    config::ProxyProtocol,
-    dial::Upstream,
-    lifeline::Lifeline,
-    observe::Ended,
-    pick::Service,
-    side::Http1,
-    stream::Stream,
+    accept::ClientConnection, config::ProxyProtocol, dial::Upstream, lifeline::Lifeline,
+    observe::Ended, pick::Service, side::Http1, stream::Stream,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.

@@ -54,7 +54,7 @@ pub(super) struct Wish {
 /// How a handshake ends well.
 pub(super) enum Forwarded {
     /// The node does not want to.
-    Answered(Answered),
+    Answered(Box<Answered>),
     Switched(Box<Tunnel>),
 }
 
@@ -128,13 +128,13 @@ pub(super) fn wish(
 pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded, Failure> {
     let (node, response, lease) = shake_hands(talk, &wish).await?;
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Forwarded::Answered(Answered {
+        return Ok(Forwarded::Answered(Box::new(Answered {
             response,
             node,
             lease,
             service: wish.service,
             upload: Upload::new(false, 0, None),
-        }));
+        })));
     }
     let node = switch(talk, &wish, response, node)?;
     Ok(Forwarded::Switched(Box::new(Tunnel {
@@ -146,10 +146,7 @@ pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded
 }
 
 /// Asks a node on a connection of its own. What it does with the question is its answer: a handshake is not asked twice.
-async fn shake_hands(
-    talk: &mut Talk<'_>,
-    wish: &Wish,
-) -> Result<(Node, Response, Lease), Failure> {
+async fn shake_hands(talk: &mut Talk<'_>, wish: &Wish) -> Result<(Node, Response, Lease), Failure> {
     let service = &wish.service;
     let record = &mut talk.record;
     let (mut node, lease) = reach(talk.client, service, Upstream::fresh, |lease, tries| {
@@ -252,12 +249,20 @@ impl Tunnel {
 
 /// Relays until both have ended, straight from socket to socket where nothing lies between. `first` goes to the node before all else.
 pub(super) async fn relay(
-    client: Http1,
+    mut client: Http1,
     mut node: Http1,
     first: Bytes,
     idle_timeout: Duration,
     lifeline: &Lifeline,
 ) -> Ended {
+    // What was said before the tunnel, such as the answer that began it, goes first.
+    lifeline.within(idle_timeout);
+    if poll_fn(|cx| poll_first_words(cx, &mut client, lifeline))
+        .await
+        .is_err()
+    {
+        return Ended::ClientGone;
+    }
     if let (Some(client_socket), Some(node_socket)) =
         (client.stream().as_plain(), node.stream().as_plain())
     {
@@ -267,12 +272,23 @@ pub(super) async fn relay(
             .run(lifeline, idle_timeout)
             .await;
     }
-    let mut client = client;
     client.becomes_tunnel();
     node.becomes_tunnel();
     node.put(&first);
     let (mut client, mut node) = (Side::Http1(client), Side::Http1(node));
     relay_sides(&mut client, &mut node, idle_timeout, lifeline).await
+}
+
+fn poll_first_words(
+    cx: &mut Context<'_>,
+    client: &mut Http1,
+    lifeline: &Lifeline,
+) -> Poll<std::io::Result<()>> {
+    lifeline.register(cx);
+    if lifeline.is_cut() || lifeline.is_due() {
+        return Poll::Ready(Err(std::io::ErrorKind::TimedOut.into()));
+    }
+    client.poll_flush(cx)
 }
 
 async fn relay_sides(

@@ -32,7 +32,11 @@ pub(super) struct Upload {
 /// The beginning of a body, so that another node can be sent it too.
 #[derive(Debug)]
 enum Kept {
-    All { bytes: BytesMut, max: usize, resent: usize },
+    All {
+        bytes: BytesMut,
+        max: usize,
+        resent: usize,
+    },
     /// More has gone than is kept.
     Overflowed,
 }

@@ -193,7 +193,7 @@ impl Written<'_> {
         if let Some(host) = &line.host {
             field!(out, "host", text host);
         }
-        field!(out, "path", text &line.path);
+        field!(out, "path", text & line.path);
         field!(out, "protocol", plain protocol(line.version));
         field!(out, "status", number u64::from(self.status.as_u16()));
         if let Some(id) = &line.request_id {

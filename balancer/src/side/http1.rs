@@ -246,7 +246,11 @@ impl Http1 {
     }
 
     /// Sends some of the data; returns how much of it was taken.
-    pub(crate) fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.outbox.len() >= OUTBOX_BYTES {
             ready!(self.poll_outbox(cx))?;
         }
@@ -389,7 +393,8 @@ impl Http1 {
     fn find_data(&mut self) -> Result<bool, ReadError> {
         match &mut self.body_in {
             BodyIn::Length(left) => {
-                self.ready = usize::try_from(*left).map_or(self.inbox.len(), |left| left.min(self.inbox.len()));
+                self.ready = usize::try_from(*left)
+                    .map_or(self.inbox.len(), |left| left.min(self.inbox.len()));
                 *left -= self.ready as u64;
                 Ok(self.ready > 0 || *left == 0)
             }

@@ -187,7 +187,10 @@ mod tests {
     #[test]
     fn a_request_id_is_kept_from_a_trusted_proxy_only() {
         let id = |value: &str, trusted| {
-            only(&marked(&[("x-request-id", value)], trusted), Known::XRequestId)
+            only(
+                &marked(&[("x-request-id", value)], trusted),
+                Known::XRequestId,
+            )
         };
         assert_eq!(id("abc-1", true), "abc-1");
         assert_ne!(id("abc-1", false), "abc-1");
@@ -260,7 +263,10 @@ mod tests {
             fields.push(name.as_bytes(), value.as_bytes());
         }
         let trace = mark(&mut fields, trusted, &mut Rng::with_seed(7));
-        assert_eq!(only(&fields, Known::XRequestId), trace.request_id.to_string());
+        assert_eq!(
+            only(&fields, Known::XRequestId),
+            trace.request_id.to_string()
+        );
         fields
     }
 

@@ -170,7 +170,10 @@ mod tests {
 
     #[test]
     fn chunks_become_a_body() {
-        check("5\r\nhello\r\n6; a=\"b\"\r\n world\r\n0\r\n\r\n", "hello world");
+        check(
+            "5\r\nhello\r\n6; a=\"b\"\r\n world\r\n0\r\n\r\n",
+            "hello world",
+        );
         check("00A\r\n0123456789\r\n0;x\r\n\r\n", "0123456789");
         check("1 ;x\r\na\r\n0\r\nTrailer: x\r\n\r\n", "a");
     }
@@ -178,9 +181,24 @@ mod tests {
     #[test]
     fn what_has_two_meanings_is_refused() {
         for text in [
-            "", "x", "-1\r\n", "+1\r\na", "0x1\r\na", " 1\r\na", "\r\n", "1\na\r\n", "1\r\nab",
-            "1\r\na\n0", "1\r\na\r\r", "1;\na", "1;\0\r\na", "1\rx", "1000000000000000\r\n",
-            "0\r\na: b\n\r\n", "0\r\n\n", "1g\r\n",
+            "",
+            "x",
+            "-1\r\n",
+            "+1\r\na",
+            "0x1\r\na",
+            " 1\r\na",
+            "\r\n",
+            "1\na\r\n",
+            "1\r\nab",
+            "1\r\na\n0",
+            "1\r\na\r\r",
+            "1;\na",
+            "1;\0\r\na",
+            "1\rx",
+            "1000000000000000\r\n",
+            "0\r\na: b\n\r\n",
+            "0\r\n\n",
+            "1g\r\n",
         ] {
             let read = read(text.as_bytes(), usize::MAX);
             assert!(!matches!(read, Ok((_, true))), "{text:?} gave {read:?}");
@@ -225,7 +243,11 @@ mod tests {
     fn check(text: &str, body: &str) {
         for piece in [1, 2, 3, 7, usize::MAX] {
             let read = read(text.as_bytes(), piece);
-            assert_eq!(read, Ok((body.as_bytes().to_vec(), true)), "{text:?} by {piece}");
+            assert_eq!(
+                read,
+                Ok((body.as_bytes().to_vec(), true)),
+                "{text:?} by {piece}"
+            );
         }
     }
 

@@ -138,11 +138,17 @@ mod tests {
                 Err(BadFraming::UnknownEncoding),
             );
         }
-        for value in ["", "+1", "-1", "0x1", "1 2", "1,1", "1.0", "18446744073709551616"] {
-            check(
-                &[("content-length", value)],
-                Err(BadFraming::InvalidLength),
-            );
+        for value in [
+            "",
+            "+1",
+            "-1",
+            "0x1",
+            "1 2",
+            "1,1",
+            "1.0",
+            "18446744073709551616",
+        ] {
+            check(&[("content-length", value)], Err(BadFraming::InvalidLength));
         }
         check(
             &[("content-length", "1"), ("content-length", "1")],

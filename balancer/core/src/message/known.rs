@@ -130,7 +130,13 @@ mod tests {
 
     #[test]
     fn others_are_others() {
-        for name in ["", "x", "hosts", "hosu", "x-a-very-long-name-that-nobody-knows"] {
+        for name in [
+            "",
+            "x",
+            "hosts",
+            "hosu",
+            "x-a-very-long-name-that-nobody-knows",
+        ] {
             assert_eq!(Known::of(name.as_bytes()), Known::Other);
         }
     }

@@ -7,12 +7,13 @@ use std::mem::MaybeUninit;
 
 use http::{Method, StatusCode, Version};
 
-use super::{
-    BadFraming, Fields, Known, Request, Response, framing,
-};
+use super::{BadFraming, Fields, Known, Request, Response, framing};
 
 /// Heads with at most as many fields are read without allocating a place for them.
 const FIELDS_ON_STACK: usize = 128;
+
+/// A target above this helps nobody, however large a head may be.
+const TARGET_BYTES_MAX: usize = 65_534;
 
 /// What a head may have at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,7 @@ pub fn parse_request(head: &[u8], limits: Limits) -> Result<Request, BadHead> {
         let mut parsed = httparse::Request::new(&mut []);
         let status = parsed
             .parse_with_uninit_headers(head, room)
-            .map_err(bad_head)?;
+            .map_err(|err| bad_request_head(err, head))?;
         if status.is_partial() {
             return Err(BadHead::StartLine);
         }
@@ -163,6 +164,16 @@ fn check_bytes(head: &[u8]) -> Result<(), BadHead> {
         return Err(BadHead::Nul);
     }
     Ok(())
+}
+
+/// Only a start line of three parts can have a version that is not ours; in any other the version is not where it should be.
+fn bad_request_head(err: httparse::Error, head: &[u8]) -> BadHead {
+    let line = head.split(|&it| it == b'\r').next().unwrap_or_default();
+    let is_of_three_parts = line.iter().filter(|&&it| it == b' ').count() == 2;
+    match bad_head(err) {
+        BadHead::Version if !is_of_three_parts => BadHead::StartLine,
+        err => err,
+    }
 }
 
 fn bad_head(err: httparse::Error) -> BadHead {
@@ -247,6 +258,9 @@ fn target_parts<'a>(
     method: &Method,
     target: &'a str,
 ) -> Result<(Option<&'a str>, &'a str), BadHead> {
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(BadHead::TargetTooLong);
+    }
     let is_visible = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
     if !target.bytes().all(is_visible) {
         return Err(BadHead::Target);
@@ -345,7 +359,8 @@ mod tests {
 
     #[test]
     fn a_request_is_read() {
-        let head = read("PUT /a/b?c=d HTTP/1.1\r\nHost: a.example\r\nX:  y \r\ncontent-length: 3\r\n\r\n");
+        let head =
+            read("PUT /a/b?c=d HTTP/1.1\r\nHost: a.example\r\nX:  y \r\ncontent-length: 3\r\n\r\n");
         assert_eq!(head.method, Method::PUT);
         assert_eq!(head.path_and_query(), "/a/b?c=d");
         assert_eq!(head.path(), "/a/b");
@@ -366,7 +381,15 @@ mod tests {
         assert_eq!(star.path_and_query(), "*");
         let connect = read("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n");
         assert_eq!(connect.authority(), Some("a:443"));
-        for target in ["*", "a", "ftp://a/", "http://a?x", "/a#b", "/\u{e9}", "a:443"] {
+        for target in [
+            "*",
+            "a",
+            "ftp://a/",
+            "http://a?x",
+            "/a#b",
+            "/\u{e9}",
+            "a:443",
+        ] {
             refused(
                 &format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"),
                 BadHead::Target,
@@ -376,7 +399,15 @@ mod tests {
 
     #[test]
     fn fields_are_strict() {
-        for line in ["Host : a", " Host: a", "Host: a\r\n b", ": a", "a b: c", "a", "\u{e9}: x"] {
+        for line in [
+            "Host : a",
+            " Host: a",
+            "Host: a\r\n b",
+            ": a",
+            "a b: c",
+            "a",
+            "\u{e9}: x",
+        ] {
             let head = format!("GET / HTTP/1.1\r\n{line}\r\n\r\n");
             let parsed = parse_request(head.as_bytes(), Limits::default());
             assert!(parsed.is_err(), "{line:?}");
