@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZero};
 
 use settings::{Error, Loaded, Source};
 
-use super::{Config, raw, value};
+use super::{Admission, Config, admission, raw, value};
 
 mod listener;
 mod route;
@@ -31,12 +31,19 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
         registry: raw.registry,
         membership: raw.membership,
         log: raw.log,
+        admission: Admission::default(),
         services: service::all(&top, raw.service)?,
         listeners: listener::all(&top, raw.listener, &services, admin_address)?,
         routes: Vec::new(),
     };
     let routes = route::all(&top, raw.route, &listeners, &services, &config)?;
-    Ok(Config { routes, ..config })
+    let names: Vec<_> = routes.iter().map(|it| it.name.clone()).collect();
+    let admission = admission::check(&top.table("admission"), raw.admission, &listeners, &names)?;
+    Ok(Config {
+        admission,
+        routes,
+        ..config
+    })
 }
 
 fn check_counts(top: &Keys<'_>, raw: &raw::Config) -> Result<(), Error> {
@@ -73,7 +80,7 @@ fn workers(workers: usize) -> usize {
 }
 
 /// One table of the settings, by the path at which its keys are found.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     source: &'a Source,
     path: String,
 }
@@ -87,7 +94,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The table at a key of this one.
-    fn table(&self, key: &str) -> Self {
+    pub(super) fn table(&self, key: &str) -> Self {
         Self {
             source: self.source,
             path: self.path_of(key),
@@ -95,7 +102,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A table in the list at a key of this one.
-    fn element(&self, key: &str, idx: usize) -> Self {
+    pub(super) fn element(&self, key: &str, idx: usize) -> Self {
         self.table(&format!("{key}[{idx}]"))
     }
 
@@ -106,22 +113,22 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
+    pub(super) fn refuse(&self, key: &str, message: impl Into<String>) -> Error {
         self.source.error(&self.path_of(key), message)
     }
 
-    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
+    pub(super) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, Error> {
         value.ok_or_else(|| self.refuse(key, "required, but not set"))
     }
 
-    fn absent<T>(&self, key: &str, value: &Option<T>, reason: &str) -> Result<(), Error> {
+    pub(super) fn absent<T>(&self, key: &str, value: &Option<T>, reason: &str) -> Result<(), Error> {
         match value {
             Some(_) => Err(self.refuse(key, reason)),
             None => Ok(()),
         }
     }
 
-    fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
+    pub(super) fn at_most(&self, key: &str, len: usize, len_max: usize) -> Result<(), Error> {
         match len > len_max {
             true => Err(self.refuse(
                 key,
@@ -133,7 +140,7 @@ impl<'a> Keys<'a> {
 }
 
 /// The tables of one list by their names, each of which only one has.
-struct Named {
+pub(super) struct Named {
     kind: &'static str,
     idx_by_name: BTreeMap<String, usize>,
 }
@@ -170,7 +177,7 @@ impl Named {
         }
     }
 
-    fn find(&self, keys: &Keys<'_>, key: &str, name: &str) -> Result<usize, Error> {
+    pub(super) fn find(&self, keys: &Keys<'_>, key: &str, name: &str) -> Result<usize, Error> {
         let idx = self.idx_by_name.get(name).copied();
         idx.ok_or_else(|| keys.refuse(key, self.unknown(name)))
     }

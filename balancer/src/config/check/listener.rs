@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use balancer_core::forwarded::{Cidr, Trusted};
+use balancer_core::forwarded::Trusted;
 use settings::Error;
 
 use super::{Keys, Named};
-use crate::config::{Listener, ListenerProtocol, raw};
+use crate::config::{Listener, ListenerProtocol, proxy_protocol, raw};
 
 const TRUSTED_PROXIES_MAX: usize = 1_000;
 
@@ -37,6 +37,7 @@ fn one(keys: &Keys<'_>, raw: raw::Listener, services: &Named) -> Result<Listener
         max_head_bytes: raw.max_head_bytes,
         max_headers: raw.max_headers,
         trusted_proxies: trusted(keys, &raw.trusted_proxies)?,
+        proxy_protocol: proxy_protocol::check(&keys.table("proxy_protocol"), raw.proxy_protocol)?,
     };
     Ok(listener)
 }
@@ -60,13 +61,8 @@ fn service(
     Ok(Some(idx))
 }
 
-fn trusted(keys: &Keys<'_>, networks: &[String]) -> Result<Trusted, Error> {
-    keys.at_most("trusted_proxies", networks.len(), TRUSTED_PROXIES_MAX)?;
-    let network = |(idx, text): (usize, &String)| {
-        text.parse::<Cidr>()
-            .map_err(|error| keys.refuse(&format!("trusted_proxies[{idx}]"), error.to_string()))
-    };
-    networks.iter().enumerate().map(network).collect()
+fn trusted(keys: &Keys<'_>, texts: &[String]) -> Result<Trusted, Error> {
+    proxy_protocol::networks(keys, "trusted_proxies", texts, TRUSTED_PROXIES_MAX)
 }
 
 /// Listeners share their address among workers, so that the system would let two of them share one too and mix their clients.
