@@ -4,6 +4,8 @@
 //! second on each core, costs nothing that a client could notice. The sweep only decides and wakes; the connection's own task
 //! closes its socket.
 
+mod shed;
+
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -53,6 +55,7 @@ pub(crate) struct Lifeline {
     idle_ms: AtomicU64,
     exchanges: AtomicU32,
     in_head: AtomicBool,
+    is_tunnel: AtomicBool,
     since_ms: AtomicU64,
     order: AtomicU8,
     drain_since_ms: AtomicU64,
@@ -101,6 +104,7 @@ impl Lifeline {
 
     /// From here on the connection is a tunnel, with a patience of its own.
     pub(crate) fn becomes_tunnel(&self, idle: Duration) {
+        self.is_tunnel.store(true, Relaxed);
         self.in_head.store(false, Relaxed);
         self.idle_ms.store(idle.as_millis() as u64, Relaxed);
         self.touch(Instant::now());
@@ -200,6 +204,7 @@ impl Lifelines {
             idle_ms: AtomicU64::new(patience.idle.as_millis() as u64),
             exchanges: AtomicU32::new(0),
             in_head: AtomicBool::new(false),
+            is_tunnel: AtomicBool::new(false),
             since_ms: AtomicU64::new(0),
             order: AtomicU8::new(Order::Live as u8),
             drain_since_ms: AtomicU64::new(0),

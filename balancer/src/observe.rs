@@ -1,6 +1,7 @@
 //! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
 
 mod access;
+pub(crate) mod admission;
 
 pub(crate) use access::{AccessLog, AccessSink};
 
@@ -48,6 +49,10 @@ pub(crate) enum Ended {
     NoEndpoint,
     /// Too many requests wait for a node already.
     QueueFull,
+    /// Somebody sends more requests than a rate allows.
+    RateLimited,
+    /// Memory is short.
+    Overloaded,
     NoRoute,
     BadRequest,
     /// A tunnel that one side closed.
@@ -57,7 +62,7 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    pub(crate) const ALL: [Ended; 12] = [
+    pub(crate) const ALL: [Ended; 14] = [
         Ended::Completed,
         Ended::ClientGone,
         Ended::NodeCut,
@@ -66,6 +71,8 @@ impl Ended {
         Ended::Unreachable,
         Ended::NoEndpoint,
         Ended::QueueFull,
+        Ended::RateLimited,
+        Ended::Overloaded,
         Ended::NoRoute,
         Ended::BadRequest,
         Ended::TunnelClosed,
@@ -82,6 +89,8 @@ impl Ended {
             Self::Unreachable => "unreachable",
             Self::NoEndpoint => "no_endpoint",
             Self::QueueFull => "queue_full",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
             Self::NoRoute => "no_route",
             Self::BadRequest => "bad_request",
             Self::TunnelClosed => "tunnel_closed",
@@ -340,6 +349,11 @@ impl Metrics {
 
     pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
         metrics::with_local_recorder(&self.recorder, || ServiceMetrics::new(name))
+    }
+
+    /// Makes handles that stand in a file of their own.
+    pub(crate) fn make<T>(&self, make: impl FnOnce() -> T) -> T {
+        metrics::with_local_recorder(&self.recorder, make)
     }
 
     pub(crate) fn handle(&self) -> PrometheusHandle {

@@ -2,7 +2,7 @@
 //!
 //! The log gets the cause, the client gets a status, a reason and, where another try makes sense, when to come back.
 
-use std::net::Shutdown;
+use std::{net::Shutdown, time::Duration};
 
 use balancer_core::forwarded::BadRequest;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
+    admit::{Reason, Refused, seconds_up},
     config::ListenerProtocol,
     dial::DialError,
     forward::body::ResponseBody,
@@ -28,6 +29,9 @@ const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
 
+/// When to come back where nothing tells when it will be better.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// The last word to a client that took too long over its head (RFC 9110 §15.5.9).
 pub(crate) const HEAD_TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -41,6 +45,8 @@ pub(crate) enum Failure {
     ConnectRefused,
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
+    #[error(transparent)]
+    Refused(#[from] Refused),
     #[error(transparent)]
     Pick(#[from] PickError),
     #[error("no node could be reached: {0}")]
@@ -58,6 +64,8 @@ impl Failure {
         match self {
             Self::BadRequest(_) | Self::ConnectRefused => Ended::BadRequest,
             Self::NoRoute(_) => Ended::NoRoute,
+            Self::Refused(it) if it.reason == Reason::Rate => Ended::RateLimited,
+            Self::Refused(_) => Ended::Overloaded,
             Self::Pick(PickError::NoEndpoint) => Ended::NoEndpoint,
             Self::Pick(PickError::QueueFull) => Ended::QueueFull,
             Self::Unreachable(_) => Ended::Unreachable,
@@ -71,7 +79,10 @@ impl Failure {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
-            Self::Pick(_) | Self::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Refused(it) if it.reason == Reason::Rate => StatusCode::TOO_MANY_REQUESTS,
+            Self::Refused(_) | Self::Pick(_) | Self::Unreachable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Gone(_) | Self::BadHandshake => StatusCode::BAD_GATEWAY,
             Self::Silent => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -91,8 +102,22 @@ impl Failure {
         match self {
             Self::BadRequest(_) | Self::ConnectRefused => "3",
             Self::NoRoute(_) => "12",
+            Self::Refused(it) if it.reason == Reason::Rate => "8",
             Self::Silent => "4",
-            Self::Pick(_) | Self::Unreachable(_) | Self::Gone(_) | Self::BadHandshake => "14",
+            Self::Refused(_)
+            | Self::Pick(_)
+            | Self::Unreachable(_)
+            | Self::Gone(_)
+            | Self::BadHandshake => "14",
+        }
+    }
+
+    /// When another try makes sense, where the balancer itself refused this one.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(it) => Some(it.retry_after),
+            Self::Pick(_) | Self::Unreachable(_) => Some(RETRY_AFTER),
+            _ => None,
         }
     }
 }
@@ -126,8 +151,16 @@ fn problem(failure: &Failure) -> (StatusCode, Bytes, HeaderMap) {
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
     );
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    if let Some(span) = failure.retry_after() {
+        headers.insert(header::RETRY_AFTER, seconds_up(span).into());
+    }
+    if let Failure::Refused(Refused {
+        fields: Some(fields),
+        ..
+    }) = failure
+    {
+        insert_text(&mut headers, "ratelimit-policy", &fields.policy);
+        insert_text(&mut headers, "ratelimit", &fields.limit);
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(
@@ -149,10 +182,18 @@ fn grpc(failure: &Failure) -> (StatusCode, Bytes, HeaderMap) {
         "grpc-status",
         HeaderValue::from_static(failure.grpc_status()),
     );
-    if let Ok(reason) = HeaderValue::from_str(&failure.reason()) {
-        headers.insert("grpc-message", reason);
+    insert_text(&mut headers, "grpc-message", &failure.reason());
+    if let Some(span) = failure.retry_after() {
+        let ms = u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        headers.insert("grpc-retry-pushback-ms", ms.into());
     }
     (StatusCode::OK, Bytes::new(), headers)
+}
+
+fn insert_text(headers: &mut HeaderMap, name: &'static str, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
 }
 
 /// Over the limit: HTTP is told when to come back, anything else is reset.
@@ -188,7 +229,7 @@ async fn say_and_close(mut stream: TcpStream, text: &[u8]) {
             }
         }
     };
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), drained).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
 }
 
 #[cfg(test)]

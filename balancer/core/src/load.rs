@@ -51,13 +51,13 @@ impl Load {
 
     /// Begins a request unless as many are in flight as may be, also when two cores ask for the last place at once.
     pub fn try_begin(&self) -> bool {
-        let max = self.in_flight_max.load(Relaxed);
-        let before = self.in_flight.fetch_add(1, Relaxed);
-        let is_allowed = max == 0 || before < max;
-        if !is_allowed {
-            self.in_flight.fetch_sub(1, Relaxed);
-        }
-        is_allowed
+        let max = match self.in_flight_max.load(Relaxed) {
+            0 => u32::MAX,
+            max => max,
+        };
+        // Never more than `max`, not even for a moment: somebody who waits for a place would take it for full.
+        let more = |n: u32| (n < max).then_some(n + 1);
+        self.in_flight.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
     pub fn end(&self) {

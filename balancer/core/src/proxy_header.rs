@@ -26,7 +26,10 @@ pub enum Parsed {
     /// No header begins like this.
     NotProxy,
     /// A whole header of `len` bytes; what follows is the client's.
-    Header { header: Box<ProxyHeader>, len: usize },
+    Header {
+        header: Box<ProxyHeader>,
+        len: usize,
+    },
     /// It begins as a header and is none.
     Bad(BadHeader),
 }
@@ -228,10 +231,7 @@ mod tests {
                 &[0x21, 0x11, 0, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
                 BadHeader::Addresses,
             ),
-            (
-                &[0x21, 0x00, 0, 4, 0x04, 0, 9, 0],
-                BadHeader::Extension,
-            ),
+            (&[0x21, 0x00, 0, 4, 0x04, 0, 9, 0], BadHeader::Extension),
             (&[0x21, 0x00, 0, 2, 0x04, 0], BadHeader::Extension),
         ] {
             let bytes = [v2::SIGNATURE, tail].concat();

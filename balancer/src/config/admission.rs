@@ -341,9 +341,8 @@ fn rate(
         return Err(keys.refuse("rate", format!("{rate} is not within 1 to 1000000")));
     }
     let by_header = raw.by_header.map(|it| header_name(keys, "by_header", &it));
-    let listener = |(idx, name): (usize, &String)| {
-        listeners.find(keys, &format!("listeners[{idx}]"), name)
-    };
+    let listener =
+        |(idx, name): (usize, &String)| listeners.find(keys, &format!("listeners[{idx}]"), name);
     let route = |(idx, name): (usize, &String)| {
         let found = routes.iter().position(|it| it == name);
         let message = || format!("no route is called `{name}`");
@@ -355,8 +354,18 @@ fn rate(
         rate,
         per: raw.per,
         burst: if raw.burst == 0 { rate } else { raw.burst },
-        listeners: raw.listeners.iter().enumerate().map(listener).collect::<Result<_, _>>()?,
-        routes: raw.routes.iter().enumerate().map(route).collect::<Result<_, _>>()?,
+        listeners: raw
+            .listeners
+            .iter()
+            .enumerate()
+            .map(listener)
+            .collect::<Result<_, _>>()?,
+        routes: raw
+            .routes
+            .iter()
+            .enumerate()
+            .map(route)
+            .collect::<Result<_, _>>()?,
     })
 }
 

@@ -121,7 +121,12 @@ impl<'a> Keys<'a> {
         value.ok_or_else(|| self.refuse(key, "required, but not set"))
     }
 
-    pub(super) fn absent<T>(&self, key: &str, value: &Option<T>, reason: &str) -> Result<(), Error> {
+    pub(super) fn absent<T>(
+        &self,
+        key: &str,
+        value: &Option<T>,
+        reason: &str,
+    ) -> Result<(), Error> {
         match value {
             Some(_) => Err(self.refuse(key, reason)),
             None => Ok(()),

@@ -191,7 +191,8 @@ fn statuses(keys: &Keys<'_>, texts: Option<&[String]>) -> Result<Vec<Statuses>, 
     keys.at_most("statuses", texts.len(), STATUSES_MAX)?;
     let one = |(idx, text): (usize, &String)| {
         parse_statuses(text).ok_or_else(|| {
-            let message = format!("`{text}` is not a status from 100 to 599 or two such as `200-299`");
+            let message =
+                format!("`{text}` is not a status from 100 to 599 or two such as `200-299`");
             keys.refuse(&format!("statuses[{idx}]"), message)
         })
     };

@@ -41,7 +41,11 @@ pub(super) struct Raw {
 
 pub(super) fn check(keys: &Keys<'_>, raw: Raw) -> Result<ProxyIn, Error> {
     if raw.mode == ProxyMode::Off {
-        keys.absent("trusted", &raw.trusted, "has no use while `mode` is \"off\"")?;
+        keys.absent(
+            "trusted",
+            &raw.trusted,
+            "has no use while `mode` is \"off\"",
+        )?;
         return Ok(ProxyIn::default());
     }
     let trusted = keys.required("trusted", raw.trusted)?;

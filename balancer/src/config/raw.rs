@@ -8,8 +8,8 @@ use std::{net::SocketAddr, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, admission, probe,
-    proxy_protocol, value,
+    Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, admission,
+    probe, proxy_protocol, value,
 };
 
 #[derive(Debug, Deserialize)]

@@ -198,6 +198,16 @@ fn plan(
         line.route = Some(routed.target.route.clone());
         line.service = Some(routed.service.name.clone());
     });
+    let asks = client.asks(
+        routed.target.route_idx,
+        routed.service.class(&parts.headers),
+    );
+    client
+        .worker()
+        .admission
+        .request(exchange.time_of_try(1), asks, |name| {
+            parts.headers.get(name).map(http::HeaderValue::as_bytes)
+        })?;
     if let Some(wanted) = upgrade::wanted(&mut parts) {
         let wish = upgrade::wish(client, routed.service, wanted, parts, exchange)?;
         return Ok(Plan::Upgrade(Box::new(wish)));
@@ -306,10 +316,15 @@ async fn send(
 ) -> Result<Answer, Failure> {
     let service = outgoing.service.clone();
     service.budget.deposit();
+    let class = outgoing
+        .request
+        .as_ref()
+        .map(|it| service.class(it.headers()))
+        .unwrap_or_default();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let mut lease = service
-            .pick(exchange.time_of_try(tries), &mut tried)
+            .pick(exchange.time_of_try(tries), class, &mut tried)
             .await?;
         exchange.tried(&lease, tries);
         let spare = outgoing.spare();

@@ -6,24 +6,24 @@
 use std::{
     cell::RefCell,
     io,
-    net::{Shutdown, SocketAddr},
+    net::Shutdown,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
 
 use bytes::{Buf, Bytes};
-use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::net::TcpStream;
+
+use balancer_core::queue::Class;
 
 use super::reach;
 use crate::{
     accept::ClientConnection,
-    config::ProxyProtocol,
     dial::Upstream,
     lifeline::{Lifeline, Order},
     observe::Ended,
-    pick::Service,
+    proxy_out,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.
@@ -46,11 +46,22 @@ pub(crate) async fn forward(
     let service = client.worker().services[service].clone();
     let began = Instant::now();
     service.metrics.active.increment(1.0);
-    let reached = reach(&client, &service, Upstream::connect, |_, _| {}).await;
+    let reached = reach(
+        &client,
+        &service,
+        Class::Normal,
+        Upstream::connect,
+        |_, _| {},
+    )
+    .await;
     let ended = match reached {
         Ok((node, lease)) => {
             lease.answered();
-            let mut to_node = proxy_header(&service, client.address(), stream.local_addr().ok());
+            let mut to_node = proxy_out::header_for(
+                service.policy.proxy_protocol,
+                &client,
+                stream.local_addr().ok(),
+            );
             to_node.extend_from_slice(&first);
             client
                 .lifeline()
@@ -66,19 +77,6 @@ pub(crate) async fn forward(
     };
     service.metrics.active.decrement(1.0);
     service.metrics.relayed(ended, began.elapsed());
-}
-
-/// The PROXY protocol's version 2 header, if the service wants one.
-fn proxy_header(service: &Service, client: SocketAddr, local: Option<SocketAddr>) -> Vec<u8> {
-    let mut header = Vec::new();
-    if let (ProxyProtocol::V2, Some(local)) = (service.policy.proxy_protocol, local) {
-        let said = ProxyHeader::with_address(ProxiedAddress::stream(client, local));
-        if let Err(err) = said.encode_v2(&mut header) {
-            // Only TLVs can be too long, and there are none.
-            tracing::error!(?err, "encoding a PROXY header");
-        }
-    }
-    header
 }
 
 /// Two sockets and the bytes between them.

@@ -173,9 +173,15 @@ async fn shake_hands(
     parts: &Parts,
     exchange: &mut Exchange,
 ) -> Result<Answer, Failure> {
-    let (mut sender, lease) = reach(client, service, Upstream::tunnel, |lease, tries| {
-        exchange.tried(lease, tries);
-    })
+    let (mut sender, lease) = reach(
+        client,
+        service,
+        service.class(&parts.headers),
+        Upstream::tunnel,
+        |lease, tries| {
+            exchange.tried(lease, tries);
+        },
+    )
     .await?;
     let sent = sender.send_request(request(parts));
     match tokio::time::timeout(service.policy.response_head_timeout, sent).await {

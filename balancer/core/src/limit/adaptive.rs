@@ -76,8 +76,12 @@ struct State {
 enum Phase {
     Normal,
     /// The limit was lowered, and requests from before may still be under way.
-    Settling { resume: f64 },
-    Measuring { resume: f64 },
+    Settling {
+        resume: f64,
+    },
+    Measuring {
+        resume: f64,
+    },
 }
 
 impl Adaptive {
@@ -260,7 +264,10 @@ mod tests {
         world.service_ms = 50;
         world.run_for(60);
         let limit = world.adaptive.limit();
-        assert!((35..90).contains(&limit), "the knee is still at 40: {limit}");
+        assert!(
+            (35..90).contains(&limit),
+            "the knee is still at 40: {limit}"
+        );
     }
 
     #[test]

@@ -173,7 +173,10 @@ mod tests {
         assert!(rates.len() <= 640);
         assert!(evicted >= 10_000 - 640, "{evicted}");
         let later = rates.subject(0, b"later");
-        assert!(!rates.ask(at(5_000), later, quota).evicted, "all had rested");
+        assert!(
+            !rates.ask(at(5_000), later, quota).evicted,
+            "all had rested"
+        );
     }
 
     proptest! {

@@ -33,9 +33,7 @@ impl Prefixes {
                 Ipv4Addr::from(it.to_bits() & mask).to_ipv6_mapped()
             }
             IpAddr::V6(it) => {
-                let mask = u128::MAX
-                    .checked_shl(u32::from(128 - self.v6))
-                    .unwrap_or(0);
+                let mask = u128::MAX.checked_shl(u32::from(128 - self.v6)).unwrap_or(0);
                 Ipv6Addr::from(it.to_bits() & mask)
             }
         };

@@ -92,7 +92,10 @@ pub(super) fn write(facts: &Facts<'_>) -> Vec<u8> {
     let at = out.len() - 4;
     let sum = crc32c(&[&out]);
     out[at..].copy_from_slice(&sum.to_be_bytes());
-    debug_assert!(out.len() <= V2_LEN_MAX, "bounded parts make a bounded whole");
+    debug_assert!(
+        out.len() <= V2_LEN_MAX,
+        "bounded parts make a bounded whole"
+    );
     out
 }
 
