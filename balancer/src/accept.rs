@@ -37,6 +37,9 @@ use crate::{
 /// Waited after a failed accept, which is mostly a lack of file descriptors that only time can mend.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// Refused clients of one listener that are given a moment to read why; past it they may see a reset.
+const REFUSALS_AT_ONCE: usize = 256;
+
 /// What all cores share of one listener.
 pub(crate) struct Listener {
     pub(crate) idx: usize,
@@ -46,6 +49,8 @@ pub(crate) struct Listener {
     refusals: RefusalMetrics,
     admission: Arc<Admission>,
     connections: AtomicUsize,
+    /// Refused clients that are being given a moment to read why.
+    refusals_under_way: AtomicUsize,
 }
 
 /// One client's connection, as everything that happens on it sees it.
@@ -105,13 +110,13 @@ fn admit(
     listener.metrics.accepted.increment(1);
     let Some(permit) = listener.permit() else {
         listener.metrics.over_limit.increment(1);
-        rescue::refuse_connection(&stream, listener.policy.protocol);
+        refuse(worker, listener.clone(), stream);
         return Ok(());
     };
     let admitted = match listener.admit(from) {
         Ok(admitted) => admitted,
         Err(Refusal) => {
-            rescue::refuse_connection(&stream, listener.policy.protocol);
+            refuse(worker, listener.clone(), stream);
             return Ok(());
         }
     };
@@ -127,11 +132,26 @@ fn admit(
     Ok(())
 }
 
+/// Says no in the client's protocol. A flood is answered without lingering, so that refusing costs little whatever comes.
+fn refuse(worker: &Worker, listener: Arc<Listener>, stream: TcpStream) {
+    let before = listener.refusals_under_way.fetch_add(1, Relaxed);
+    let is_http = listener.policy.protocol == ListenerProtocol::Http;
+    if is_http && before < REFUSALS_AT_ONCE {
+        worker.connections.spawn(async move {
+            rescue::refuse_in_peace(stream).await;
+            listener.refusals_under_way.fetch_sub(1, Relaxed);
+        });
+    } else {
+        rescue::refuse_connection(&stream, listener.policy.protocol);
+        listener.refusals_under_way.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Learns from the proxy in front who the client is, then serves it.
 async fn introduce_and_serve(mut client: ClientConnection, mut stream: TcpStream) {
     match Box::pin(client.introduce(&mut stream)).await {
         Ok(()) => Box::pin(serve(client, stream)).await,
-        Err(Refusal) => rescue::refuse_connection(&stream, client.listener.policy.protocol),
+        Err(Refusal) => refuse(&client.worker, client.listener.clone(), stream),
     }
 }
 
@@ -179,6 +199,7 @@ impl Listener {
             refusals,
             admission,
             connections: AtomicUsize::new(0),
+            refusals_under_way: AtomicUsize::new(0),
         })
     }
 

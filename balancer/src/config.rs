@@ -17,6 +17,7 @@ use balancer_core::{
 use serde::{Deserialize, Serialize, Serializer};
 
 mod admission;
+mod busy;
 mod check;
 mod probe;
 mod proxy_protocol;
@@ -24,7 +25,8 @@ mod raw;
 mod shown;
 mod value;
 
-pub use admission::{Adaptive, Admission, MemoryMax, Priority, Rate};
+pub use admission::{Admission, MemoryMax, Rate};
+pub use busy::{Adaptive, Priority};
 pub use probe::{HttpProbe, Probe, ProbeKind, Statuses};
 pub use proxy_protocol::{ProxyIn, ProxyMode};
 

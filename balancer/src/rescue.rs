@@ -204,6 +204,12 @@ pub(crate) fn refuse_connection(stream: &TcpStream, protocol: ListenerProtocol) 
     }
 }
 
+/// As [`refuse_connection`] for HTTP, with a moment for the answer to be read: most clients have sent a request by now, which closing
+/// at once would answer with a reset.
+pub(crate) async fn refuse_in_peace(stream: TcpStream) {
+    say_and_close(stream, FULL).await;
+}
+
 pub(crate) async fn refuse_opaque(stream: TcpStream) {
     say_and_close(stream, NOT_HTTP).await;
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     Admin, ListenerProtocol, Log, MembershipConfig, ProxyProtocol, UpstreamProtocol, admission,
-    probe, proxy_protocol, value,
+    busy, probe, proxy_protocol, value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -142,9 +142,9 @@ pub(super) struct Service {
     #[serde(deserialize_with = "value::count::<0, 1_000_000, _, _>")]
     pub(super) max_requests_per_endpoint: u32,
     /// How requests are told important from less so.
-    pub(super) priority: admission::RawPriority,
+    pub(super) priority: busy::RawPriority,
     /// Lets the number of requests in flight follow what the service can do. Default: none, it is not limited.
-    pub(super) adaptive: Option<admission::RawAdaptive>,
+    pub(super) adaptive: Option<busy::RawAdaptive>,
     /// How often one request is tried, the first time included: 1 to 10. Default: 3.
     #[serde(deserialize_with = "value::count::<1, 10, _, _>")]
     pub(super) max_tries: u32,
@@ -220,7 +220,7 @@ impl Default for Service {
             queue_wait: Duration::from_secs(1),
             queue_max: 1024,
             max_requests_per_endpoint: 0,
-            priority: admission::RawPriority::default(),
+            priority: busy::RawPriority::default(),
             adaptive: None,
             max_tries: 3,
             retry_ratio: 0.2,

@@ -168,6 +168,19 @@ async fn when_memory_is_at_its_end_nothing_new_is_taken() {
     assert_eq!(refused(&balancer, "memory").await, 1.0);
 }
 
+#[tokio::test]
+async fn who_has_asked_already_reads_the_refusal_all_the_same() {
+    let (_origin, balancer) = with("max_connections = 1").await;
+    let mut first = Client::connect(balancer.entry(), Speaks::Http1).await;
+    assert_eq!(first.get("/sized/1").await.status, 200);
+    for _ in 0..50 {
+        let mut client = Dialogue::with(balancer.entry()).await;
+        client.say("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 503);
+        drop(client.rest().await);
+    }
+}
+
 async fn with(admission: &str) -> (Web, Balancer) {
     let origin = Web::start(Speaks::Http1).await;
     let setup = Setup::http(&[origin.address()]).top(&format!("[admission]\n{admission}"));

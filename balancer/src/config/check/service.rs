@@ -10,7 +10,7 @@ use settings::Error;
 
 use super::Keys;
 use crate::config::{
-    Adaptive, Discover, DnsConfig, Service, admission, probe,
+    Adaptive, Discover, DnsConfig, Service, busy, probe,
     raw::{self, DiscoverKind},
 };
 
@@ -45,7 +45,7 @@ fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
         max_tries: raw.max_tries,
         retry_ratio: raw.retry_ratio,
         max_requests_per_endpoint: raw.max_requests_per_endpoint,
-        priority: admission::check_priority(&keys.table("priority"), raw.priority)?,
+        priority: busy::check_priority(&keys.table("priority"), raw.priority)?,
         adaptive: adaptive(keys, raw.adaptive.as_ref())?,
         probe: probe::check(&keys.table("probe"), raw.probe)?,
     };
@@ -145,11 +145,7 @@ fn check_addresses(
     Ok(())
 }
 
-fn adaptive(
-    keys: &Keys<'_>,
-    raw: Option<&admission::RawAdaptive>,
-) -> Result<Option<Adaptive>, Error> {
+fn adaptive(keys: &Keys<'_>, raw: Option<&busy::RawAdaptive>) -> Result<Option<Adaptive>, Error> {
     let keys = keys.table("adaptive");
-    raw.map(|it| admission::check_adaptive(&keys, it))
-        .transpose()
+    raw.map(|it| busy::check_adaptive(&keys, it)).transpose()
 }
