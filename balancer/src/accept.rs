@@ -28,6 +28,7 @@ use crate::{
     detect::{self, Spoken},
     forward::{self, tcp},
     lifeline::{HEAD_WHILE_DRAINING, Held, Lifeline, Order, Patience},
+    net,
     observe::{ListenerMetrics, admission::RefusalMetrics},
     proxy_in::{self, ProxyError},
     rescue,
@@ -75,7 +76,12 @@ struct Permit(Arc<Listener>);
 
 /// A connection was refused, counted and logged; it remains to be said.
 #[derive(Debug)]
-struct Refusal;
+enum Refusal {
+    /// There may be room later.
+    Full,
+    /// Whoever speaks is not to be believed, so that there is nobody to tell anything.
+    BadHeader,
+}
 
 /// Accepts until told to stop; connections that the kernel has completed by then are served too.
 pub(crate) async fn accept_all(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
@@ -110,13 +116,13 @@ fn admit(
     listener.metrics.accepted.increment(1);
     let Some(permit) = listener.permit() else {
         listener.metrics.over_limit.increment(1);
-        refuse(worker, listener.clone(), stream);
+        refuse(worker, listener.clone(), stream, Refusal::Full);
         return Ok(());
     };
     let admitted = match listener.admit(from) {
         Ok(admitted) => admitted,
-        Err(Refusal) => {
-            refuse(worker, listener.clone(), stream);
+        Err(refusal) => {
+            refuse(worker, listener.clone(), stream, refusal);
             return Ok(());
         }
     };
@@ -133,17 +139,17 @@ fn admit(
 }
 
 /// Says no in the client's protocol. A flood is answered without lingering, so that refusing costs little whatever comes.
-fn refuse(worker: &Worker, listener: Arc<Listener>, stream: TcpStream) {
-    let before = listener.refusals_under_way.fetch_add(1, Relaxed);
+fn refuse(worker: &Worker, listener: Arc<Listener>, stream: TcpStream, refusal: Refusal) {
     let is_http = listener.policy.protocol == ListenerProtocol::Http;
-    if is_http && before < REFUSALS_AT_ONCE {
-        worker.connections.spawn(async move {
-            rescue::refuse_in_peace(stream).await;
-            listener.refusals_under_way.fetch_sub(1, Relaxed);
-        });
-    } else {
-        rescue::refuse_connection(&stream, listener.policy.protocol);
-        listener.refusals_under_way.fetch_sub(1, Relaxed);
+    match refusal {
+        Refusal::BadHeader => net::reset_on_close(&stream),
+        Refusal::Full if is_http && listener.may_linger() => {
+            worker.connections.spawn(async move {
+                rescue::refuse_in_peace(stream).await;
+                listener.refusals_under_way.fetch_sub(1, Relaxed);
+            });
+        }
+        Refusal::Full => rescue::refuse_connection(&stream, listener.policy.protocol),
     }
 }
 
@@ -151,7 +157,7 @@ fn refuse(worker: &Worker, listener: Arc<Listener>, stream: TcpStream) {
 async fn introduce_and_serve(mut client: ClientConnection, mut stream: TcpStream) {
     match Box::pin(client.introduce(&mut stream)).await {
         Ok(()) => Box::pin(serve(client, stream)).await,
-        Err(Refusal) => refuse(&client.worker, client.listener.clone(), stream),
+        Err(refusal) => refuse(&client.worker, client.listener.clone(), stream, refusal),
     }
 }
 
@@ -229,7 +235,7 @@ impl Listener {
     fn refuse(&self, from: SocketAddr, why: RefusedConnection) -> Refusal {
         why.count(&self.refusals);
         tracing::debug!(client = %from, %why, "a connection is refused");
-        Refusal
+        Refusal::Full
     }
 
     fn refuse_header(&self, from: SocketAddr, why: &ProxyError) -> Refusal {
@@ -239,7 +245,16 @@ impl Listener {
         };
         counter.increment(1);
         tracing::debug!(client = %from, %why, "a connection is refused");
-        Refusal
+        Refusal::BadHeader
+    }
+
+    /// Takes one of the places for refused clients that are given a moment.
+    fn may_linger(&self) -> bool {
+        let one_more = |n: usize| (n < REFUSALS_AT_ONCE).then_some(n + 1);
+        let taken = self
+            .refusals_under_way
+            .fetch_update(Relaxed, Relaxed, one_more);
+        taken.is_ok()
     }
 
     fn permit(self: &Arc<Self>) -> Option<Permit> {

@@ -292,6 +292,9 @@ impl ConnectionPermit {
             let subject = admission.rates.subject(CONNECTIONS, source.bytes());
             let now = admission.nanos(Instant::now());
             let verdict = admission.rates.ask(now, subject, quota);
+            if verdict.evicted {
+                admission.metrics.evicted.increment(1);
+            }
             if verdict.retry_after.is_some() {
                 return Err(RefusedConnection::SourceRate);
             }

@@ -329,6 +329,64 @@ pub(super) fn header<S: Serializer>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_where_it_stands() {
+        let rate = |keys: &str| format!("rate = [{{ name = 'a', {keys} }}]");
+        refuse(
+            "memory_max = '1MiB'",
+            "t.toml:2: admission.memory_max: `1MiB` is neither",
+        );
+        refuse(
+            "memory_max = '120%'",
+            "t.toml:2: admission.memory_max: `120%` is neither",
+        );
+        refuse(
+            "memory_shed_at = 0.96",
+            "t.toml:2: admission.memory_shed_at: is above",
+        );
+        refuse(
+            "memory_refuse_at = 1.5",
+            "t.toml:2: admission.memory_refuse_at: 1.5 is not",
+        );
+        refuse(
+            "exempt = ['x']",
+            "t.toml:2: admission.exempt[0]: `x` is not an IP address",
+        );
+        refuse(
+            "source_prefix_v6 = 129",
+            "admission.source_prefix_v6: 129 is not within",
+        );
+        refuse(
+            "rate = [{ name = 'a' }]",
+            "admission.rate[0].rate: required",
+        );
+        refuse(&rate("rate = 0"), "admission.rate[0].rate: 0 is not within");
+        refuse(
+            &rate("rate = 1, routes = ['b']"),
+            "rate[0].routes[0]: no route",
+        );
+        refuse(
+            &rate("rate = 1, listeners = ['b']"),
+            "rate[0].listeners[0]: no listener",
+        );
+        refuse(
+            &rate("rate = 1, by_header = 'a b'"),
+            "rate[0].by_header: `a b` is not",
+        );
+        refuse(
+            "rate = [{ name = 'a', rate = 1 }, { name = 'a', rate = 2 }]",
+            "admission.rate[1].name: rate[0] is called `a` already",
+        );
+    }
+
+    fn refuse(keys: &str, expected: &str) {
+        let listener = "[[listener]]\nname = 'web'\naddress = '127.0.0.1:1'\n";
+        let text = format!("[admission]\n{keys}\n{listener}");
+        let err = Config::from_toml("t.toml", &text).expect_err(keys);
+        assert!(err.to_string().contains(expected), "{err}");
+    }
 
     #[test]
     fn sizes_have_binary_units() {
