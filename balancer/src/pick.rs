@@ -222,7 +222,9 @@ impl Service {
 
     async fn wait(&self, class: Class, tried: &mut Vec<NodeId>) -> Result<Lease, PickError> {
         let deadline = tokio::time::Instant::now() + self.policy.queue_wait;
-        let mut found = match self.gate.has_waiters() {
+        // Who has tried everybody waits for an arrival, and must be there when it comes, not in a queue.
+        let must_queue = self.gate.has_waiters() && self.why_none(tried) == Unavailable::Busy;
+        let mut found = match must_queue {
             true => Err(Unavailable::Busy),
             false => self.attempt(Instant::now(), tried),
         };
@@ -240,7 +242,7 @@ impl Service {
         &self,
         deadline: tokio::time::Instant,
         class: Class,
-        tried: &[NodeId],
+        tried: &mut Vec<NodeId>,
     ) -> Result<Result<Lease, Unavailable>, PickError> {
         let entered = self.gate.enter(class);
         let mut place = entered.map_err(|NoRoom| PickError::QueueFull)?;
@@ -254,7 +256,11 @@ impl Service {
                         return Ok(Ok(lease));
                     }
                     Err(Unavailable::Busy) => place.back(),
-                    none => return Ok(none),
+                    none => {
+                        // Whoever it tried before it waited may have returned meanwhile.
+                        tried.clear();
+                        return Ok(none);
+                    }
                 }
             }
             match tokio::time::timeout_at(deadline, place.called()).await {
