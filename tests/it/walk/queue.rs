@@ -4,8 +4,13 @@ use std::time::Duration;
 
 use tests::{
     cluster::{Balancer, Setup, until},
-    origin::{Dialogue, Origin},
+    origin::{
+        Dialogue, Origin,
+        web::{Speaks, Web},
+    },
 };
+
+use super::client::Client;
 
 #[tokio::test]
 async fn an_endpoint_gets_no_more_than_it_may_and_a_free_place_serves_the_next() {
@@ -36,6 +41,34 @@ async fn an_endpoint_gets_no_more_than_it_may_and_a_free_place_serves_the_next()
         }
         until_waiting(&balancer, 0.0).await;
     }
+}
+
+/// A call that got lost would leave somebody waiting until the queue's limit, and refused then.
+#[tokio::test]
+async fn no_free_place_is_ever_forgotten() {
+    let origin = Web::start(Speaks::Http1).await;
+    let setup = Setup::http(&[origin.address()])
+        .workers(2)
+        .serving("max_requests_per_endpoint = 2\nqueue_wait = '15s'");
+    let balancer = setup.start().await;
+    let entry = balancer.entry();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        clients.spawn(async move {
+            let mut client = Client::connect(entry, Speaks::Http1).await;
+            for _ in 0..25 {
+                assert_eq!(client.get("/sized/10").await.status, 200);
+            }
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.expect("everybody is served");
+    }
+    until_waiting(&balancer, 0.0).await;
+    let picks = balancer
+        .metric("colonnade_balancer_picks_total{service=\"app\"}")
+        .await;
+    assert_eq!(picks, 500.0);
 }
 
 #[tokio::test]
