@@ -14,16 +14,21 @@ use std::{
 use balancer_core::{
     forwarded::{Hop, Trusted},
     name::ListenerName,
+    proxy_header::ProxyHeader,
+    queue::Class,
 };
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    config::{self, ListenerProtocol},
+    admit::{Admission, Asks, ConnectionPermit, RefusedConnection},
+    config::{self, ListenerProtocol, ProxyMode},
     detect::{self, Spoken},
     forward::tcp,
     lifeline::{Held, Lifeline},
-    observe::ListenerMetrics,
+    net,
+    observe::{ListenerMetrics, admission::RefusalMetrics},
+    proxy_in::{self, ProxyError},
     rescue, serve,
     stream::Stream,
     worker::Worker,
@@ -32,13 +37,20 @@ use crate::{
 /// Waited after a failed accept, which is mostly a lack of file descriptors that only time can mend.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// Refused clients of one listener that are given a moment to read why; past it they may see a reset.
+const REFUSALS_AT_ONCE: usize = 256;
+
 /// What all cores share of one listener.
 pub(crate) struct Listener {
     pub(crate) idx: usize,
     pub(crate) name: ListenerName,
     pub(crate) policy: config::Listener,
     pub(crate) metrics: ListenerMetrics,
+    refusals: RefusalMetrics,
+    admission: Arc<Admission>,
     connections: AtomicUsize,
+    /// Refused clients that are being given a moment to read why.
+    refusals_under_way: AtomicUsize,
 }
 
 /// One client's connection, as everything that happens on it sees it.
@@ -51,12 +63,24 @@ pub(crate) struct ClientConnection {
     address_text: Box<str>,
     pub(crate) hop: Hop,
     held: Held,
+    /// What a trusted proxy said of the client, where one did.
+    told: Option<Box<ProxyHeader>>,
     _permit: Permit,
+    admitted: ConnectionPermit,
 }
 
 /// One of the connections that a listener may have open.
 #[derive(Debug)]
 struct Permit(Arc<Listener>);
+
+/// A connection was refused, counted and logged; it remains to be said.
+#[derive(Debug)]
+enum Refusal {
+    /// There may be room later.
+    Full,
+    /// Whoever speaks is not to be believed, so that there is nobody to tell anything.
+    BadHeader,
+}
 
 /// Accepts until told to stop; connections that the kernel has completed by then are served too.
 pub(crate) async fn accept_all(worker: Arc<Worker>, listener: Arc<Listener>, socket: TcpListener) {
@@ -91,13 +115,49 @@ fn admit(
     listener.metrics.accepted.increment(1);
     let Some(permit) = listener.permit() else {
         listener.metrics.over_limit.increment(1);
-        rescue::refuse_connection(&stream, listener.policy.protocol);
+        refuse(worker, listener.clone(), stream, Refusal::Full);
         return Ok(());
     };
+    let admitted = match listener.admit(from) {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            refuse(worker, listener.clone(), stream, refusal);
+            return Ok(());
+        }
+    };
     stream.set_nodelay(true)?;
-    let client = ClientConnection::new(worker.clone(), listener.clone(), from, permit);
-    worker.connections.spawn(serve(client, stream));
+    let client = ClientConnection::new(worker.clone(), listener.clone(), from, permit, admitted);
+    // Two kinds of task: most connections have no header, and would each carry what reading one takes.
+    match listener.expects_header() {
+        true => worker
+            .connections
+            .spawn(introduce_and_serve(client, stream)),
+        false => worker.connections.spawn(serve(client, stream)),
+    };
     Ok(())
+}
+
+/// Says no in the client's protocol. A flood is answered without lingering, so that refusing costs little whatever comes.
+fn refuse(worker: &Worker, listener: Arc<Listener>, stream: TcpStream, refusal: Refusal) {
+    let is_http = listener.policy.protocol == ListenerProtocol::Http;
+    match refusal {
+        Refusal::BadHeader => net::reset_on_close(&stream),
+        Refusal::Full if is_http && listener.may_linger() => {
+            worker.connections.spawn(async move {
+                rescue::refuse_in_peace(stream).await;
+                listener.refusals_under_way.fetch_sub(1, Relaxed);
+            });
+        }
+        Refusal::Full => rescue::refuse_connection(&stream, listener.policy.protocol),
+    }
+}
+
+/// Learns from the proxy in front who the client is, then serves it.
+async fn introduce_and_serve(mut client: ClientConnection, mut stream: TcpStream) {
+    match Box::pin(client.introduce(&mut stream)).await {
+        Ok(()) => Box::pin(serve(client, stream)).await,
+        Err(refusal) => refuse(&client.worker, client.listener.clone(), stream, refusal),
+    }
 }
 
 async fn serve(client: ClientConnection, mut socket: TcpStream) {
@@ -133,18 +193,71 @@ async fn serve(client: ClientConnection, mut socket: TcpStream) {
 }
 
 impl Listener {
-    pub(crate) fn new(idx: usize, policy: config::Listener, metrics: ListenerMetrics) -> Arc<Self> {
+    pub(crate) fn new(
+        idx: usize,
+        policy: config::Listener,
+        metrics: ListenerMetrics,
+        refusals: RefusalMetrics,
+        admission: Arc<Admission>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             idx,
             name: policy.name.clone(),
             policy,
             metrics,
+            refusals,
+            admission,
             connections: AtomicUsize::new(0),
+            refusals_under_way: AtomicUsize::new(0),
         })
     }
 
     pub(crate) fn trusted(&self) -> &Trusted {
         &self.policy.trusted_proxies
+    }
+
+    fn expects_header(&self) -> bool {
+        self.policy.proxy_protocol.mode != ProxyMode::Off
+    }
+
+    /// The limits over all listeners. Whose connection it is is not known yet where a header may say so.
+    fn admit(&self, from: SocketAddr) -> Result<ConnectionPermit, Refusal> {
+        if !proxy_in::may_connect(&self.policy.proxy_protocol, from.ip()) {
+            return Err(self.refuse_header(from, &ProxyError::Untrusted));
+        }
+        let admitted = self.admission.connection();
+        let mut permit = admitted.map_err(|err| self.refuse(from, err))?;
+        if !self.expects_header() {
+            permit
+                .claim(from.ip())
+                .map_err(|err| self.refuse(from, err))?;
+        }
+        Ok(permit)
+    }
+
+    fn refuse(&self, from: SocketAddr, why: RefusedConnection) -> Refusal {
+        why.count(&self.refusals);
+        tracing::debug!(client = %from, %why, "a connection is refused");
+        Refusal::Full
+    }
+
+    fn refuse_header(&self, from: SocketAddr, why: &ProxyError) -> Refusal {
+        let counter = match why {
+            ProxyError::Untrusted => &self.refusals.proxy_untrusted,
+            _ => &self.refusals.proxy_header,
+        };
+        counter.increment(1);
+        tracing::debug!(client = %from, %why, "a connection is refused");
+        Refusal::BadHeader
+    }
+
+    /// Takes one of the places for refused clients that are given a moment.
+    fn may_linger(&self) -> bool {
+        let one_more = |n: usize| (n < REFUSALS_AT_ONCE).then_some(n + 1);
+        let taken = self
+            .refusals_under_way
+            .fetch_update(Relaxed, Relaxed, one_more);
+        taken.is_ok()
     }
 
     fn permit(self: &Arc<Self>) -> Option<Permit> {
@@ -175,6 +288,7 @@ impl ClientConnection {
         listener: Arc<Listener>,
         address: SocketAddr,
         permit: Permit,
+        admitted: ConnectionPermit,
     ) -> Self {
         let trusted = listener.trusted().contains(address.ip());
         Self {
@@ -188,7 +302,53 @@ impl ClientConnection {
             worker,
             listener,
             address,
+            told: None,
             _permit: permit,
+            admitted,
+        }
+    }
+
+    /// Reads who the client is, where a proxy in front may say so, and counts it for that address.
+    async fn introduce(&mut self, stream: &mut TcpStream) -> Result<(), Refusal> {
+        let listener = self.listener.clone();
+        let policy = &listener.policy;
+        let (proxy, timeout) = (&policy.proxy_protocol, policy.detect_timeout);
+        let peer = self.address;
+        let stop = self.worker.stop.clone();
+        let read = tokio::select! {
+            read = proxy_in::read(stream, proxy, peer.ip(), timeout) => read,
+            () = detect::out_of_time(&stop) => Err(ProxyError::Slow),
+        };
+        let told = read.map_err(|err| listener.refuse_header(peer, &err))?;
+        if let Some(addresses) = told.as_ref().and_then(|it| it.addresses) {
+            self.rename(addresses.source);
+        }
+        self.told = told.map(Box::new);
+        let claimed = self.admitted.claim(self.address.ip());
+        claimed.map_err(|err| listener.refuse(peer, err))
+    }
+
+    fn rename(&mut self, address: SocketAddr) {
+        let trusted = self.listener.trusted().contains(address.ip());
+        self.hop = Hop::new(address.ip(), false, trusted);
+        self.address = address;
+        if self.worker.log.is_on() {
+            self.address_text = address.to_string().into();
+        }
+    }
+
+    /// What a trusted proxy said of the client, where one did.
+    pub(crate) fn told(&self) -> Option<&ProxyHeader> {
+        self.told.as_deref()
+    }
+
+    /// One of its requests, as limits see it.
+    pub(crate) fn asks(&self, route: usize, class: Class) -> Asks {
+        Asks {
+            source: self.address.ip(),
+            listener: self.listener.idx,
+            route,
+            class,
         }
     }
 

@@ -27,10 +27,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept::Listener,
     admin::{self, Admin, Pulse},
+    admit::{self, Admission},
     config::{self, Config, Discover, ProbeKind},
+    gate::Gate,
     lifeline::Lifelines,
     net,
-    observe::{AccessLog, AccessSink, Metrics},
+    observe::{
+        AccessLog, AccessSink, Metrics,
+        admission::{AdmissionMetrics, GateMetrics, RefusalMetrics},
+    },
     pick::Service,
     tls::{Tls, TlsLoadError},
     watch::{self, Core, ViewStart},
@@ -164,6 +169,7 @@ struct Plan {
     tls: Arc<Tls>,
     sink: AccessSink,
     routes: Arc<RouteTable<Target>>,
+    admission: Arc<Admission>,
     listeners: Vec<Arc<Listener>>,
     /// By listener, then by core.
     sockets: Vec<Vec<std::net::TcpListener>>,
@@ -202,10 +208,16 @@ impl Plan {
         let failed = |cause| StartError::Admin { address, cause };
         let admin = net::listen(address, 1).map_err(failed)?.remove(0);
         let admin_address = admin.local_addr().map_err(failed)?;
-        let listeners = (0..)
-            .zip(&config.listeners)
-            .map(|(idx, it)| Listener::new(idx, it.clone(), metrics.listener(it.name.as_str())))
-            .collect();
+        let epoch = Instant::now();
+        let admission = metrics
+            .with(|| Admission::new(config.admission.clone(), epoch, AdmissionMetrics::new()));
+        let listener = |(idx, it): (usize, &config::Listener)| {
+            let name = it.name.as_str();
+            let refusals = metrics.with(|| RefusalMetrics::new(name));
+            let counted = metrics.listener(name);
+            Listener::new(idx, it.clone(), counted, refusals, admission.clone())
+        };
+        let listeners = config.listeners.iter().enumerate().map(listener).collect();
         Ok(Self {
             config,
             registry,
@@ -213,12 +225,13 @@ impl Plan {
             tls,
             sink,
             routes,
+            admission,
             listeners,
             sockets,
             addresses,
             admin,
             admin_address,
-            epoch: Instant::now(),
+            epoch,
         })
     }
 
@@ -231,6 +244,12 @@ impl Plan {
             .iter()
             .map(|it| Arc::new(Budget::new(it.retry_ratio)))
             .collect();
+        let gates: Vec<_> = self
+            .config
+            .services
+            .iter()
+            .map(|it| self.gate(it))
+            .collect();
         let (mut cores, mut threads, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for idx in 0..self.config.workers {
             let applied = Arc::new(Applied::new(applied_changed.clone()));
@@ -238,7 +257,7 @@ impl Plan {
             let (batches, inbox) = mpsc::channel(ORDERS_WAITING);
             let (leave, left) = oneshot::channel();
             let start = worker::Start {
-                worker: self.worker(&budgets, suspicions.clone(), pulse.clone()),
+                worker: self.worker(&budgets, &gates, suspicions.clone(), pulse.clone()),
                 listeners: self.sockets_of_core(),
                 batches: inbox,
                 applied: applied.clone(),
@@ -276,6 +295,7 @@ impl Plan {
     fn worker(
         &self,
         budgets: &[Arc<Budget>],
+        gates: &[Arc<Gate>],
         suspicions: mpsc::Sender<worker::Suspicion>,
         pulse: Arc<Pulse>,
     ) -> Worker {
@@ -290,6 +310,7 @@ impl Plan {
                     policy,
                     metrics,
                     budget.clone(),
+                    gates[idx].clone(),
                     self.epoch,
                     Rng::new(),
                 ))
@@ -299,6 +320,7 @@ impl Plan {
             services,
             routes: self.routes.clone(),
             lifelines: Lifelines::new(self.epoch),
+            admission: self.admission.clone(),
             log: AccessLog::new(self.sink.clone(), self.metrics.view.log_dropped.clone()),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
@@ -307,6 +329,13 @@ impl Plan {
             pulse,
             epoch: self.epoch,
         }
+    }
+
+    fn gate(&self, service: &config::Service) -> Arc<Gate> {
+        let metrics = self
+            .metrics
+            .with(|| GateMetrics::new(service.name.as_str()));
+        Gate::new(service, metrics, self.epoch, Rng::new())
     }
 
     fn sockets_of_core(&mut self) -> Vec<(Arc<Listener>, std::net::TcpListener)> {
@@ -345,9 +374,10 @@ impl Plan {
             config: self.config,
         };
         let (leave, left) = oneshot::channel();
-        let (socket, tls) = (self.admin, self.tls);
+        let background = (self.tls, self.admission);
+        let socket = self.admin;
         let thread = spawn("control".to_owned(), move || {
-            control(view, tls, socket, admin, left)
+            control(view, background, socket, admin, left)
         })?;
         Ok((leave, thread))
     }
@@ -356,7 +386,7 @@ impl Plan {
 /// The thread beside the cores: the view and the admin address.
 fn control(
     view: ViewStart,
-    tls: Arc<Tls>,
+    (tls, admission): (Arc<Tls>, Arc<Admission>),
     socket: std::net::TcpListener,
     admin: Arc<Admin>,
     leave: oneshot::Receiver<()>,
@@ -380,8 +410,9 @@ fn control(
                 metrics.run_upkeep();
             }
         });
-        // The runtime ends with this thread, and the watch with it.
+        // The runtime ends with this thread, and both watches with it.
         tokio::spawn(tls.watch());
+        tokio::spawn(admit::watch_memory(admission));
         watch::run(view, leave).await;
         Ok(())
     })
@@ -404,8 +435,9 @@ fn spawn(
 
 fn table(config: &Config) -> Result<RouteTable<Target>, StartError> {
     let mut routes = Vec::new();
-    for route in &config.routes {
+    for (route_idx, route) in config.routes.iter().enumerate() {
         let target = Target {
+            route_idx,
             route: route.name.as_str().into(),
             service: route.service,
         };

@@ -63,7 +63,7 @@ pub(crate) async fn detect(
 }
 
 /// Once the balancer leaves, a request that is on its way still gets through.
-async fn out_of_time(stop: &CancellationToken) {
+pub(crate) async fn out_of_time(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(HEAD_WHILE_DRAINING).await;
 }

@@ -8,7 +8,7 @@ mod upload;
 
 use std::time::Instant;
 
-use balancer_core::name::NodeId;
+use balancer_core::{name::NodeId, queue::Class};
 
 use crate::{
     accept::ClientConnection,
@@ -21,13 +21,14 @@ use crate::{
 pub(crate) async fn reach<T>(
     client: &ClientConnection,
     service: &Service,
+    class: Class,
     dial: impl AsyncFn(&Upstream) -> Result<T, DialError>,
     mut tell: impl FnMut(&Lease, u32),
 ) -> Result<(T, Lease), Failure> {
     service.budget.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
-        let lease = service.pick(Instant::now(), &mut tried).await?;
+        let lease = service.pick(Instant::now(), class, &mut tried).await?;
         tell(&lease, tries);
         match dial(&lease.upstream).await {
             Ok(reached) => return Ok((reached, lease)),

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! accept::accept_all   one listening socket per core    → a connection with a permit
+//! admit::Admission     limits by number, source, memory → ConnectionPermit; PROXY headers are read by proxy_in
 //! detect::detect       the first bytes                  → Spoken: http/1, h2, TLS or opaque
 //! forward::http        serve_http1 / serve_http2        → one `exchange` per request
 //! route::route         listener, host, path             → Routed: a service
@@ -16,18 +17,22 @@
 //!
 //! Beside the cores one thread keeps the view ([`watch`]): registry, DNS and probes in, offers and withdrawals out to every core.
 //!
-//! What is deliberately absent: TLS, sessions that move, rate limits, reload. Nothing here decides what `balancer_core` can decide.
+//! What is deliberately absent: TLS, sessions that move, reload. Nothing here decides what `balancer_core` can decide.
 
 pub mod config;
 
 pub mod app;
 
 mod accept;
+mod admit;
 mod detect;
 mod dial;
 mod forward;
+mod gate;
 mod observe;
 mod pick;
+mod proxy_in;
+mod proxy_out;
 mod rescue;
 mod route;
 mod serve;

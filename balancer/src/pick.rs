@@ -1,4 +1,4 @@
-//! Lends an endpoint of a service to one exchange; waits briefly, in a bounded queue, while there is none.
+//! Lends an endpoint of a service to one exchange; waits briefly, in a bounded queue, while there is none or all are busy.
 
 use std::{
     sync::{
@@ -11,9 +11,10 @@ use std::{
 use balancer_core::{
     endpoint::Endpoint,
     load::Nanos,
-    message::Limits,
+    message::{Fields, Limits},
     name::{NodeId, ServiceName},
     pool::Pool,
+    queue::Class,
     retry::Budget,
 };
 use fastrand::Rng;
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use crate::{
     config,
     dial::{DialPolicy, Node, Upstream},
+    gate::{Gate, NoRoom},
     observe::ServiceMetrics,
 };
 
@@ -43,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) metrics: ServiceMetrics,
     /// Shared by all cores: retries are a share of the service's whole traffic.
     pub(crate) budget: Arc<Budget>,
+    /// Shared by all cores, as the endpoints' places are.
+    gate: Arc<Gate>,
     epoch: Instant,
     dial: DialPolicy,
     pool: Mutex<Pool<Arc<Upstream>>>,
@@ -57,6 +61,17 @@ pub(crate) struct Lease {
     pub(crate) upstream: Arc<Upstream>,
     began: Instant,
     epoch: Instant,
+    /// Told when this place is free again, where places are limited.
+    gate: Option<Arc<Gate>>,
+}
+
+/// Why nothing could be lent at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unavailable {
+    /// There is no endpoint, or none that was not tried.
+    NoEndpoint,
+    /// There is one, with as much to do as it may have.
+    Busy,
 }
 
 impl Service {
@@ -65,6 +80,7 @@ impl Service {
         policy: config::Service,
         metrics: ServiceMetrics,
         budget: Arc<Budget>,
+        gate: Arc<Gate>,
         epoch: Instant,
         rng: Rng,
     ) -> Self {
@@ -80,6 +96,7 @@ impl Service {
             policy,
             metrics,
             budget,
+            gate,
             epoch,
             dial,
             pool: Mutex::default(),
@@ -89,7 +106,7 @@ impl Service {
         }
     }
 
-    /// Lends an endpoint that is not among `tried`, waiting for one if need be.
+    /// Lends an endpoint that is not among `tried` to a request of this class, waiting for one if need be.
     ///
     /// A request that has tried everybody waits too, and may then go back to a node that it has tried: nodes that restart
     /// return under the same name.
@@ -99,30 +116,27 @@ impl Service {
     pub(crate) async fn pick(
         &self,
         now: Instant,
+        class: Class,
         tried: &mut Vec<NodeId>,
     ) -> Result<Lease, PickError> {
-        if let Some(lease) = self.try_pick(now, tried) {
+        if !self.gate.has_waiters()
+            && let Ok(lease) = self.attempt(now, tried)
+        {
             return Ok(lease);
         }
-        let _place = self.queue()?;
-        let deadline = tokio::time::Instant::now() + self.policy.queue_wait;
-        loop {
-            let arrival = self.arrival.notified();
-            tokio::pin!(arrival);
-            // Registered before the pool is looked at again, or an arrival in between would be missed.
-            arrival.as_mut().enable();
-            if let Some(lease) = self.try_pick(Instant::now(), tried) {
-                return Ok(lease);
-            }
-            if tokio::time::timeout_at(deadline, arrival).await.is_err() {
-                return Err(PickError::NoEndpoint);
-            }
-            tried.clear();
-        }
+        // Boxed: most requests never wait, and each would carry this future's size.
+        Box::pin(self.wait(class, tried)).await
+    }
+
+    /// How important a request with these fields is.
+    pub(crate) fn class(&self, fields: &Fields) -> Class {
+        let priority = &self.policy.priority;
+        priority.class(|name| fields.named(name.as_str()))
     }
 
     /// New work may go to this endpoint; connections to the same life of the node are kept.
     pub(crate) fn offer(&self, endpoint: Arc<Endpoint>) {
+        endpoint.load.cap(self.policy.max_requests_per_endpoint);
         let upstream = Arc::new(Upstream::new(
             endpoint,
             self.dial,
@@ -137,7 +151,7 @@ impl Service {
         if let Some(old) = replaced {
             old.retire();
         }
-        self.arrival.notify_waiters();
+        self.announce_arrival();
     }
 
     /// No new work may go there.
@@ -151,6 +165,7 @@ impl Service {
     /// An endpoint that was under suspicion has answered a probe.
     pub(crate) fn announce_arrival(&self) {
         self.arrival.notify_waiters();
+        self.gate.opened();
     }
 
     /// Takes one retry from the service's budget, if it can be afforded.
@@ -177,7 +192,104 @@ impl Service {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         let upstream = self.lock_pool().pick(nanos, &mut rng, tried)?;
         self.metrics.picks.increment(1);
-        Some(Lease::begin(upstream, now, self.epoch))
+        Lease::begin(upstream, now, self.epoch)
+    }
+
+    /// One try, within the limits on places.
+    fn attempt(&self, now: Instant, tried: &[NodeId]) -> Result<Lease, Unavailable> {
+        if !self.gate.is_limited() {
+            return self.try_pick(now, tried).ok_or(Unavailable::NoEndpoint);
+        }
+        if !self.gate.try_begin() {
+            return Err(Unavailable::Busy);
+        }
+        let Some(mut lease) = self.try_pick(now, tried) else {
+            self.gate.undo();
+            return Err(self.why_none(tried));
+        };
+        lease.gate = Some(self.gate.clone());
+        Ok(lease)
+    }
+
+    fn why_none(&self, tried: &[NodeId]) -> Unavailable {
+        let pool = self.lock_pool();
+        let is_candidate = |it: &Arc<Upstream>| !tried.contains(&it.endpoint.node);
+        match pool.members().iter().any(is_candidate) {
+            true => Unavailable::Busy,
+            false => Unavailable::NoEndpoint,
+        }
+    }
+
+    async fn wait(&self, class: Class, tried: &mut Vec<NodeId>) -> Result<Lease, PickError> {
+        let deadline = tokio::time::Instant::now() + self.policy.queue_wait;
+        // Who has tried everybody waits for an arrival, and must be there when it comes, not in a queue.
+        let must_queue = self.gate.has_waiters() && self.why_none(tried) == Unavailable::Busy;
+        let mut found = match must_queue {
+            true => Err(Unavailable::Busy),
+            false => self.attempt(Instant::now(), tried),
+        };
+        loop {
+            found = match found {
+                Ok(lease) => return Ok(lease),
+                Err(Unavailable::Busy) => self.wait_for_place(deadline, class, tried).await?,
+                Err(Unavailable::NoEndpoint) => self.wait_for_arrival(deadline, tried).await?,
+            };
+        }
+    }
+
+    /// Waits in the gate's queue. It comes back without a lease only if there is no endpoint any more to have a place at.
+    async fn wait_for_place(
+        &self,
+        deadline: tokio::time::Instant,
+        class: Class,
+        tried: &mut Vec<NodeId>,
+    ) -> Result<Result<Lease, Unavailable>, PickError> {
+        let entered = self.gate.enter(class);
+        let mut place = entered.map_err(|NoRoom| PickError::QueueFull)?;
+        let _counted = Queued::new(&self.metrics);
+        let mut may_try = place.is_first();
+        loop {
+            if may_try {
+                match self.attempt(Instant::now(), tried) {
+                    Ok(lease) => {
+                        place.served();
+                        return Ok(Ok(lease));
+                    }
+                    Err(Unavailable::Busy) => place.back(),
+                    none => {
+                        // Whoever it tried before it waited may have returned meanwhile.
+                        tried.clear();
+                        return Ok(none);
+                    }
+                }
+            }
+            match tokio::time::timeout_at(deadline, place.called()).await {
+                Ok(Ok(())) => may_try = true,
+                Ok(Err(NoRoom)) => return Err(PickError::QueueFull),
+                Err(_) => return Err(PickError::NoEndpoint),
+            }
+        }
+    }
+
+    /// Waits for this core's pool to change.
+    async fn wait_for_arrival(
+        &self,
+        deadline: tokio::time::Instant,
+        tried: &mut Vec<NodeId>,
+    ) -> Result<Result<Lease, Unavailable>, PickError> {
+        let _place = self.queue()?;
+        let arrival = self.arrival.notified();
+        tokio::pin!(arrival);
+        // Registered before the pool is looked at again, or an arrival in between would be missed.
+        arrival.as_mut().enable();
+        match self.attempt(Instant::now(), tried) {
+            Err(Unavailable::NoEndpoint) => {}
+            found => return Ok(found),
+        }
+        let arrived = tokio::time::timeout_at(deadline, arrival).await;
+        arrived.map_err(|_| PickError::NoEndpoint)?;
+        tried.clear();
+        Ok(self.attempt(Instant::now(), tried))
     }
 
     fn queue(&self) -> Result<QueuePlace<'_>, PickError> {
@@ -185,8 +297,10 @@ impl Service {
             self.waiting.fetch_sub(1, Relaxed);
             return Err(PickError::QueueFull);
         }
-        self.metrics.queued.increment(1.0);
-        Ok(QueuePlace(self))
+        Ok(QueuePlace {
+            service: self,
+            _counted: Queued::new(&self.metrics),
+        })
     }
 
     fn lock_pool(&self) -> MutexGuard<'_, Pool<Arc<Upstream>>> {
@@ -194,23 +308,42 @@ impl Service {
     }
 }
 
-struct QueuePlace<'a>(&'a Service);
+struct QueuePlace<'a> {
+    service: &'a Service,
+    _counted: Queued<'a>,
+}
 
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
-        self.0.metrics.queued.decrement(1.0);
+        self.service.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One request that the gauge shows as waiting.
+struct Queued<'a>(&'a ServiceMetrics);
+
+impl<'a> Queued<'a> {
+    fn new(metrics: &'a ServiceMetrics) -> Self {
+        metrics.queued.increment(1.0);
+        Self(metrics)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.queued.decrement(1.0);
     }
 }
 
 impl Lease {
-    fn begin(upstream: Arc<Upstream>, began: Instant, epoch: Instant) -> Self {
-        upstream.endpoint.load.begin();
-        Self {
+    /// None if another core has just taken the endpoint's last place.
+    fn begin(upstream: Arc<Upstream>, began: Instant, epoch: Instant) -> Option<Self> {
+        upstream.endpoint.load.try_begin().then(|| Self {
             upstream,
             began,
             epoch,
-        }
+            gate: None,
+        })
     }
 
     pub(crate) fn node(&self) -> &NodeId {
@@ -228,6 +361,9 @@ impl Lease {
         let latency = now.saturating_duration_since(self.began);
         let load = &self.upstream.endpoint.load;
         load.observe(nanos(self.epoch, now), latency);
+        if let Some(gate) = &self.gate {
+            gate.observe(now, latency);
+        }
         latency
     }
 
@@ -239,6 +375,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.endpoint.load.end();
+        if let Some(gate) = &self.gate {
+            gate.end();
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The log gets the cause, the client gets a status, a reason and, where another try makes sense, when to come back.
 
+use std::time::Duration;
+
 use balancer_core::{
     forwarded::BadRequest,
     message::{BadHead, ChunkedError, Fields, Framing, Known, Response, write_response},
@@ -11,6 +13,7 @@ use thiserror::Error;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
+    admit::{RateFields, Reason, Refused, seconds_up},
     config::ListenerProtocol,
     dial::{AskError, DialError, OpenError},
     forward::{
@@ -33,6 +36,9 @@ const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
 
+/// When to come back where nothing tells when it will be better.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// The last word to a client that took too long over its head (RFC 9110 §15.5.9).
 pub(crate) const HEAD_TOO_SLOW: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -50,6 +56,8 @@ pub(crate) enum Failure {
     ConnectRefused,
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
+    #[error(transparent)]
+    Refused(#[from] Refused),
     #[error(transparent)]
     Pick(#[from] PickError),
     #[error("no node could be reached: {0}")]
@@ -79,6 +87,8 @@ impl Failure {
                 Ended::BadRequest
             }
             Self::NoRoute(_) => Ended::NoRoute,
+            Self::Refused(it) if it.reason == Reason::Rate => Ended::RateLimited,
+            Self::Refused(_) => Ended::Overloaded,
             Self::Pick(PickError::NoEndpoint) => Ended::NoEndpoint,
             Self::Pick(PickError::QueueFull) => Ended::QueueFull,
             Self::Unreachable(_) | Self::NotTaken(_) => Ended::Unreachable,
@@ -101,9 +111,12 @@ impl Failure {
             Self::ClientGone | Self::ClientSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
-            Self::Pick(_) | Self::Unreachable(_) | Self::NotTaken(_) | Self::Drained => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Refused(it) if it.reason == Reason::Rate => StatusCode::TOO_MANY_REQUESTS,
+            Self::Refused(_)
+            | Self::Pick(_)
+            | Self::Unreachable(_)
+            | Self::NotTaken(_)
+            | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
             Self::Gone(_) | Self::BadHandshake | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::Silent => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -124,15 +137,28 @@ impl Failure {
         match self {
             Self::BadRequest(_) | Self::BadHead(_) | Self::BadBody(_) | Self::ConnectRefused => "3",
             Self::NoRoute(_) => "12",
+            Self::Refused(it) if it.reason == Reason::Rate => "8",
             Self::ClientGone => "1",
             Self::Silent | Self::ClientSlow => "4",
-            Self::Pick(_)
+            Self::Refused(_)
+            | Self::Pick(_)
             | Self::Unreachable(_)
             | Self::NotTaken(_)
             | Self::Gone(_)
             | Self::BadAnswer(_)
             | Self::BadHandshake
             | Self::Drained => "14",
+        }
+    }
+
+    /// When another try makes sense, where the balancer itself refused this one.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(it) => Some(it.retry_after),
+            Self::Pick(_) | Self::Unreachable(_) | Self::NotTaken(_) | Self::Drained => {
+                Some(RETRY_AFTER)
+            }
+            _ => None,
         }
     }
 }
@@ -208,8 +234,19 @@ fn problem(failure: &Failure) -> (Response, String) {
     let body = serde_json::json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": failure.reason() }).to_string();
     let mut head = own_head(status, b"application/problem+json");
     head.framing = Framing::Length(body.len() as u64);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        head.fields.push_known(Known::RetryAfter, b"1");
+    if let Some(span) = failure.retry_after() {
+        let seconds = seconds_up(span).to_string();
+        head.fields
+            .push_known(Known::RetryAfter, seconds.as_bytes());
+    }
+    if let Failure::Refused(Refused {
+        fields: Some(fields),
+        ..
+    }) = failure
+    {
+        let RateFields { policy, limit } = &**fields;
+        head.fields.push(b"ratelimit-policy", policy.as_bytes());
+        head.fields.push(b"ratelimit", limit.as_bytes());
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         head.fields
@@ -225,6 +262,10 @@ fn grpc(failure: &Failure) -> (Response, String) {
         .push(b"grpc-status", failure.grpc_status().as_bytes());
     head.fields
         .push(b"grpc-message", failure.reason().as_bytes());
+    if let Some(span) = failure.retry_after() {
+        let ms = span.as_nanos().div_ceil(1_000_000).to_string();
+        head.fields.push(b"grpc-retry-pushback-ms", ms.as_bytes());
+    }
     (head, String::new())
 }
 
@@ -240,6 +281,12 @@ pub(crate) fn refuse_connection(stream: &TcpStream, protocol: ListenerProtocol) 
     if !told {
         net::reset_on_close(stream);
     }
+}
+
+/// As [`refuse_connection`] for HTTP, with a moment for the answer to be read: most clients have sent a request by now, which closing
+/// at once would answer with a reset.
+pub(crate) async fn refuse_in_peace(stream: TcpStream) {
+    say_and_close(Stream::Plain(stream), FULL).await;
 }
 
 pub(crate) async fn refuse_opaque(stream: Stream) {
@@ -267,7 +314,7 @@ async fn say_and_close(mut stream: Stream, text: &[u8]) {
             }
         }
     };
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), drained).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
 }
 
 #[cfg(test)]

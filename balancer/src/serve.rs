@@ -113,7 +113,7 @@ async fn next_head(
 ) -> Next {
     let policy = &client.listener().policy;
     let mut phase = Phase::Idle;
-    lifeline.within(policy.idle_timeout);
+    lifeline.idle_within(policy.idle_timeout);
     let Side::Http1(side) = side else {
         return Next::Over;
     };
@@ -325,7 +325,7 @@ impl Served {
         if !self.is_idle {
             lifeline.until(None);
         } else if !was_idle {
-            lifeline.within(self.client.listener().policy.idle_timeout);
+            lifeline.idle_within(self.client.listener().policy.idle_timeout);
         }
         let is_over = lifeline.is_draining() || (self.is_idle && lifeline.is_due());
         if is_over && !self.is_leaving {

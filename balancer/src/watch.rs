@@ -29,6 +29,7 @@ use tokio::{
 
 use crate::{
     config::{Config, DnsConfig},
+    net,
     observe::{ServiceMetrics, ViewMetrics},
     probe, resolve,
     worker::{Applied, Batch, Change, Suspicion},
@@ -412,7 +413,7 @@ impl View {
             let Ok(_permit) = permits.acquire().await else {
                 return;
             };
-            let probed = probe::probe(endpoint.address, &policy.kind, policy.timeout).await;
+            let probed = probe::probe(endpoint.address, &policy, net::connect).await;
             if let Err(err) = &probed {
                 tracing::debug!(node = %endpoint.node, %err, "a probe failed");
             }

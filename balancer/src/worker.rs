@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use balancer_core::{endpoint::Endpoint, membership::ServiceIdx, name::NodeId, table::RouteTable};
+use balancer_core::{
+    endpoint::Endpoint, limit::memory::Pressure, membership::ServiceIdx, name::NodeId,
+    table::RouteTable,
+};
 use fastrand::Rng;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept::{self, Listener},
     admin::Pulse,
+    admit::Admission,
     lifeline::{Lifelines, Order, SWEEP_INTERVAL},
     net,
     observe::AccessLog,
@@ -85,6 +89,7 @@ pub(crate) struct Worker {
     pub(crate) services: Vec<Arc<Service>>,
     pub(crate) routes: Arc<RouteTable<Target>>,
     pub(crate) lifelines: Arc<Lifelines>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) log: AccessLog,
     pub(crate) stop: CancellationToken,
     pub(crate) connections: TaskTracker,
@@ -98,6 +103,8 @@ pub(crate) struct Worker {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) route: Arc<str>,
+    /// The route's place in the configuration.
+    pub(crate) route_idx: usize,
     pub(crate) service: usize,
 }
 
@@ -185,6 +192,14 @@ async fn sweep(worker: Arc<Worker>) {
         ticks.tick().await;
         let now = Instant::now();
         worker.lifelines.sweep(now);
+        if worker.admission.pressure() > Pressure::None {
+            let closed = worker.lifelines.shed_idle();
+            worker
+                .admission
+                .metrics
+                .idle_closed
+                .increment(closed as u64);
+        }
         // Nobody waits for a connection to a node to be tidied up, and there may be ten thousand nodes.
         if n.is_multiple_of(NODE_SWEEP_EVERY) {
             worker.services.iter().for_each(|it| it.sweep(now));

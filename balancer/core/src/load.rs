@@ -23,6 +23,8 @@ pub struct Nanos(pub u64);
 #[derive(Debug, Default)]
 pub struct Load {
     in_flight: AtomicU32,
+    /// The most that may be in flight at a time; zero means that there is no limit.
+    in_flight_max: AtomicU32,
     /// The bits of an `f64` in nanoseconds; zero means that nothing has been observed.
     estimate: AtomicU64,
     observed_at: AtomicU64,
@@ -35,6 +37,27 @@ impl Load {
 
     pub fn begin(&self) {
         self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// From here on so many may be in flight at a time; zero takes the limit away.
+    pub fn cap(&self, in_flight_max: u32) {
+        self.in_flight_max.store(in_flight_max, Relaxed);
+    }
+
+    pub fn is_full(&self) -> bool {
+        let max = self.in_flight_max.load(Relaxed);
+        max > 0 && self.in_flight() >= max
+    }
+
+    /// Begins a request unless as many are in flight as may be, also when two cores ask for the last place at once.
+    pub fn try_begin(&self) -> bool {
+        let max = match self.in_flight_max.load(Relaxed) {
+            0 => u32::MAX,
+            max => max,
+        };
+        // Never more than `max`, not even for a moment: somebody who waits for a place would take it for full.
+        let more = |n: u32| (n < max).then_some(n + 1);
+        self.in_flight.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
     pub fn end(&self) {
@@ -133,6 +156,17 @@ mod tests {
         load.begin();
         load.end();
         assert_eq!(load.in_flight(), 1);
+    }
+
+    #[test]
+    fn no_more_begin_than_there_are_places() {
+        let load = Load::default();
+        assert!(load.try_begin() && !load.is_full());
+        load.cap(2);
+        assert!(load.try_begin() && load.is_full());
+        assert!(!load.try_begin());
+        load.end();
+        assert!(!load.is_full() && load.try_begin());
     }
 
     fn at(second: u64) -> Nanos {

@@ -72,11 +72,12 @@ impl<E: Member + Clone> Pool<E> {
         Some(removed)
     }
 
-    /// Chooses a member to send a request to. `tried` lists the nodes that this request has been to already.
+    /// Chooses a member to send a request to. `tried` lists the nodes that this request has been to already;
+    /// those with as many requests as they may have are left out too.
     ///
     /// A suspected member is taken only when there is no other: a suspicion may be wrong, and refusing the client is sure to be.
     pub fn pick(&self, now: Nanos, rng: &mut Rng, tried: &[NodeId]) -> Option<E> {
-        let was_tried = |e: &Endpoint| tried.contains(&e.node);
+        let was_tried = |e: &Endpoint| tried.contains(&e.node) || e.load.is_full();
         let at = p2c::choose(&self.members, now, rng, |e| {
             e.is_suspected() || was_tried(e)
         })

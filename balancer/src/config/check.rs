@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZero};
 
 use settings::{Error, Loaded, Source};
 
-use super::{Config, raw, value};
+use super::{Admission, Config, admission, raw, value};
 
 mod listener;
 mod route;
@@ -31,12 +31,19 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
         registry: raw.registry,
         membership: raw.membership,
         log: raw.log,
+        admission: Admission::default(),
         services: service::all(&top, raw.service)?,
         listeners: listener::all(&top, raw.listener, &services, admin_address)?,
         routes: Vec::new(),
     };
     let routes = route::all(&top, raw.route, &listeners, &services, &config)?;
-    Ok(Config { routes, ..config })
+    let names: Vec<_> = routes.iter().map(|it| it.name.clone()).collect();
+    let admission = admission::check(&top.table("admission"), raw.admission, &listeners, &names)?;
+    Ok(Config {
+        admission,
+        routes,
+        ..config
+    })
 }
 
 fn check_counts(top: &Keys<'_>, raw: &raw::Config) -> Result<(), Error> {

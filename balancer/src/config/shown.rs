@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::{Admin, Config, Listener, Log, MembershipConfig, Route, Service, SniRoute};
+use super::{Admin, Admission, Config, Listener, Log, MembershipConfig, Route, Service, SniRoute};
 
 /// Writes a value as it displays itself.
 pub(super) fn text<S: Serializer>(
@@ -30,6 +30,7 @@ struct Shown<'a> {
     registry: &'a Option<registry::Config>,
     membership: &'a MembershipConfig,
     log: &'a Log,
+    admission: &'a Admission,
     listener: Vec<ShownListener<'a>>,
     route: Vec<ShownRoute<'a>>,
     service: &'a [Service],
@@ -68,6 +69,7 @@ impl<'a> Shown<'a> {
             registry: &config.registry,
             membership: &config.membership,
             log: &config.log,
+            admission: &config.admission,
             listener: config
                 .listeners
                 .iter()

@@ -69,6 +69,7 @@ fn the_example_shows_every_key() {
         "[registry]",
         "[membership]",
         "[log]",
+        "[admission]",
         "[[listener]]",
         "[[route]]",
         "[[service]]",
@@ -125,7 +126,7 @@ fn names_become_places() {
 fn sources_of_endpoints_are_read() {
     let services = read(&format!(
         "{LEAST}[[service]]\nname = 'd'\ndiscover = 'dns'\ndns = 'web.example.org:8000'\n\
-         [[service]]\nname = 'e'\nprobe = {{ kind = 'http' }}\n"
+         [[service]]\nname = 'e'\nprobe = {{ kind = 'http', path = '/livez' }}\n"
     ))
     .services;
     let dns = DnsConfig {
@@ -142,9 +143,12 @@ fn sources_of_endpoints_are_read() {
     assert_eq!(services[2].discover, Discover::Registry);
     assert_eq!(
         services[2].probe.kind,
-        ProbeKind::Http {
-            path: "/livez".to_owned()
-        }
+        ProbeKind::Http(HttpProbe {
+            path: "/livez".to_owned(),
+            host: None,
+            statuses: vec![Statuses { from: 200, to: 399 }],
+            headers: Vec::new(),
+        })
     );
 }
 

@@ -14,6 +14,7 @@ use balancer_core::{
     message::{Framing, Known, Request, Response},
     name::NodeId,
     pace::PaceRule,
+    queue::Class,
     retry::{self, Replay},
 };
 use http::{Method, StatusCode, Version};
@@ -116,6 +117,7 @@ enum Plan {
 /// A request on its way to a node.
 struct Outgoing {
     service: Arc<Service>,
+    class: Class,
     wire: Wire,
     head: Request,
     upload: Upload,
@@ -164,8 +166,10 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
         line.route = Some(routed.target.route.clone());
         line.service = Some(service.name.clone());
     });
+    let class = service.class(&head.fields);
+    admit(talk, &head, routed.target.route_idx, class)?;
     if let Some(wanted) = upgrade::wanted(&mut head) {
-        let wish = upgrade::wish(talk, service, wanted, head)?;
+        let wish = upgrade::wish(talk, (service, class), wanted, head)?;
         return Ok(Plan::Upgrade(wish));
     }
     if head.method == Method::CONNECT {
@@ -177,10 +181,20 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     let upload = talk.upload(&service, &head);
     Ok(Plan::Send(Outgoing {
         service,
+        class,
         wire,
         head,
         upload,
     }))
+}
+
+/// Asks the limits whether the request may go on.
+fn admit(talk: &Talk<'_>, head: &Request, route: usize, class: Class) -> Result<(), Failure> {
+    let asks = talk.client.asks(route, class);
+    let admission = &talk.client.worker().admission;
+    let now = talk.record.time_of_try(1);
+    admission.request(now, asks, |name| head.fields.named(name.as_str()))?;
+    Ok(())
 }
 
 fn wire(service: &Service, spoken: Version) -> Wire {
@@ -248,7 +262,7 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let mut lease = service
-            .pick(talk.record.time_of_try(tries), &mut tried)
+            .pick(talk.record.time_of_try(tries), outgoing.class, &mut tried)
             .await?;
         talk.record.tried(&lease, tries);
         let setback = match attempt(talk, &mut lease, &mut outgoing).await {

@@ -6,20 +6,20 @@
 use std::{
     cell::RefCell,
     io,
-    net::{Shutdown, SocketAddr},
+    net::Shutdown,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
+use balancer_core::queue::Class;
 use bytes::{Buf, Bytes, BytesMut};
-use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::net::TcpStream;
 
 use super::{reach, upgrade};
 use crate::{
-    accept::ClientConnection, config::ProxyProtocol, dial::Upstream, lifeline::Lifeline,
-    observe::Ended, pick::Service, side::Http1, stream::Stream,
+    accept::ClientConnection, dial::Upstream, lifeline::Lifeline, observe::Ended, proxy_out,
+    side::Http1, stream::Stream,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.
@@ -42,12 +42,19 @@ pub(crate) async fn forward(
     let service = client.worker().services[service].clone();
     let began = Instant::now();
     service.metrics.active.increment(1.0);
-    let reached = reach(&client, &service, Upstream::connect, |_, _| {}).await;
+    let reached = reach(
+        &client,
+        &service,
+        Class::Normal,
+        Upstream::connect,
+        |_, _| {},
+    )
+    .await;
     let ended = match reached {
         Ok((node, lease)) => {
             lease.answered();
             let local = stream.socket().local_addr().ok();
-            let mut to_node = proxy_header(&service, client.address(), local);
+            let mut to_node = proxy_out::header_for(service.policy.proxy_protocol, &client, local);
             to_node.extend_from_slice(&first);
             let idle_timeout = service.policy.tunnel_idle_timeout;
             upgrade::relay(
@@ -67,19 +74,6 @@ pub(crate) async fn forward(
     };
     service.metrics.active.decrement(1.0);
     service.metrics.relayed(ended, began.elapsed());
-}
-
-/// The PROXY protocol's version 2 header, if the service wants one.
-fn proxy_header(service: &Service, client: SocketAddr, local: Option<SocketAddr>) -> Vec<u8> {
-    let mut header = Vec::new();
-    if let (ProxyProtocol::V2, Some(local)) = (service.policy.proxy_protocol, local) {
-        let said = ProxyHeader::with_address(ProxiedAddress::stream(client, local));
-        if let Err(err) = said.encode_v2(&mut header) {
-            // Only TLVs can be too long, and there are none.
-            tracing::error!(?err, "encoding a PROXY header");
-        }
-    }
-    header
 }
 
 /// Two sockets and the bytes between them.

@@ -13,6 +13,7 @@ use std::{
 use balancer_core::{
     forwarded::{self, Wire},
     message::{Known, Request, Response},
+    queue::Class,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -47,6 +48,7 @@ pub(super) struct Wanted {
 /// A handshake in the form in which a node gets it.
 pub(super) struct Wish {
     service: Arc<Service>,
+    class: Class,
     wanted: Wanted,
     head: Request,
 }
@@ -111,7 +113,7 @@ fn accept_for(key: &str) -> String {
 /// Rewrites the handshake for a node.
 pub(super) fn wish(
     talk: &mut Talk<'_>,
-    service: Arc<Service>,
+    (service, class): (Arc<Service>, Class),
     wanted: Wanted,
     mut head: Request,
 ) -> Result<Wish, Failure> {
@@ -119,6 +121,7 @@ pub(super) fn wish(
     forwarded::aim(&mut head, Wire::Http1)?;
     Ok(Wish {
         service,
+        class,
         wanted,
         head,
     })
@@ -149,10 +152,9 @@ pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded
 async fn shake_hands(talk: &mut Talk<'_>, wish: &Wish) -> Result<(Node, Response, Lease), Failure> {
     let service = &wish.service;
     let record = &mut talk.record;
-    let (mut node, lease) = reach(talk.client, service, Upstream::fresh, |lease, tries| {
-        record.tried(lease, tries);
-    })
-    .await?;
+    let tell = |lease: &Lease, tries| record.tried(lease, tries);
+    let reached = reach(talk.client, service, wish.class, Upstream::fresh, tell);
+    let (mut node, lease) = reached.await?;
     node.ask(&wish.head);
     talk.lifeline.within(service.policy.response_head_timeout);
     let answered = poll_fn(|cx| poll_handshake(cx, talk, &mut node)).await;

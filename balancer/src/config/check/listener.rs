@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use balancer_core::forwarded::{Cidr, Trusted};
+use balancer_core::forwarded::Trusted;
 use settings::Error;
 
 use super::{Keys, Named};
-use crate::config::{Listener, ListenerProtocol, raw, tls};
+use crate::config::{Listener, ListenerProtocol, proxy_protocol, raw, tls};
 
 const TRUSTED_PROXIES_MAX: usize = 1_000;
 
@@ -47,6 +47,7 @@ fn one(keys: &Keys<'_>, raw: raw::Listener, services: &Named) -> Result<Listener
         sni: tls::sni_routes(keys, raw.sni, services, kind)?,
         hsts: hsts.transpose()?,
         https_redirect: raw.https_redirect.check(keys, kind)?,
+        proxy_protocol: proxy_protocol::check(&keys.table("proxy_protocol"), raw.proxy_protocol)?,
     };
     Ok(listener)
 }
@@ -70,13 +71,8 @@ fn service(
     Ok(Some(idx))
 }
 
-fn trusted(keys: &Keys<'_>, networks: &[String]) -> Result<Trusted, Error> {
-    keys.at_most("trusted_proxies", networks.len(), TRUSTED_PROXIES_MAX)?;
-    let network = |(idx, text): (usize, &String)| {
-        text.parse::<Cidr>()
-            .map_err(|error| keys.refuse(&format!("trusted_proxies[{idx}]"), error.to_string()))
-    };
-    networks.iter().enumerate().map(network).collect()
+fn trusted(keys: &Keys<'_>, texts: &[String]) -> Result<Trusted, Error> {
+    proxy_protocol::networks(keys, "trusted_proxies", texts, TRUSTED_PROXIES_MAX)
 }
 
 /// Listeners share their address among workers, so that the system would let two of them share one too and mix their clients.
