@@ -210,10 +210,7 @@ async fn linger(lifeline: &Lifeline, side: Side) {
         }
         if !said_all {
             match side.poll_flush(cx) {
-                Poll::Ready(Ok(())) => {
-                    said_all = true;
-                    side.end_writing();
-                }
+                Poll::Ready(Ok(())) => said_all = side.poll_end_writing(cx).is_ready(),
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => {}
             }

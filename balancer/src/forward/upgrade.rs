@@ -341,7 +341,7 @@ impl Half {
             match from.poll_data(cx)? {
                 Poll::Ready(0) => {
                     std::task::ready!(to.poll_flush(cx))?;
-                    to.end_writing()?;
+                    std::task::ready!(to.poll_end_writing(cx))?;
                     self.is_over = true;
                 }
                 Poll::Ready(_) => {
