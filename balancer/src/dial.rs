@@ -9,7 +9,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -75,6 +75,9 @@ pub(crate) struct Upstream {
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Arc<Shared>>>,
     retired: AtomicBool,
+    /// Held by whoever dials a connection to be shared, and how many of those dials failed.
+    turn: tokio::sync::Mutex<()>,
+    failures: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -112,6 +115,8 @@ impl Upstream {
             idle: Mutex::default(),
             shared: Mutex::default(),
             retired: AtomicBool::new(false),
+            turn: tokio::sync::Mutex::default(),
+            failures: AtomicU64::new(0),
         }
     }
 
@@ -156,13 +161,34 @@ impl Upstream {
     /// # Errors
     /// When no shared connection has room and none can be made.
     pub(crate) async fn http2(&self) -> Result<Streams, DialError> {
+        match self.join_shared() {
+            Some(place) => Ok(Streams {
+                place,
+                is_reused: true,
+            }),
+            None => Box::pin(self.join_dial()).await,
+        }
+    }
+
+    /// One dials and the others wait for it: a crowd that finds no connection must not make one each.
+    async fn join_dial(&self) -> Result<Streams, DialError> {
+        let failures_before = self.failures.load(Relaxed);
+        let _turn = self.turn.lock().await;
         if let Some(place) = self.join_shared() {
             return Ok(Streams {
                 place,
                 is_reused: true,
             });
         }
-        Box::pin(self.multiplexed()).await
+        if self.failures.load(Relaxed) != failures_before {
+            // Whoever went first has waited for nothing; to do the same once more would help nobody.
+            return Err(DialError::Connect(io::ErrorKind::HostUnreachable.into()));
+        }
+        let dialled = self.multiplexed().await;
+        if dialled.is_err() {
+            self.failures.fetch_add(1, Relaxed);
+        }
+        dialled
     }
 
     async fn multiplexed(&self) -> Result<Streams, DialError> {

@@ -4,13 +4,13 @@ use std::{
     future::poll_fn,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
-use balancer_core::message::{Framing, Limits, parse_request};
+use balancer_core::message::{Limits, parse_request};
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, server::SendResponse};
 
@@ -222,7 +222,7 @@ async fn linger(lifeline: &Lifeline, side: Side) {
 
 pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: Stream, first: Bytes) {
     let policy = &client.listener().policy;
-    let flooded = Arc::new(AtomicBool::new(false));
+    let flooded = Arc::new(AtomicU32::new(0));
     let io = Metered::new(stream, first, client.lifeline().clone(), flooded.clone());
     let shaken = h2::server::Builder::new()
         .max_concurrent_streams(CLIENT_STREAMS_MAX)
@@ -254,7 +254,8 @@ pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: Stream, f
 struct Served {
     client: Arc<ClientConnection>,
     connection: h2::server::Connection<Metered, Bytes>,
-    flooded: Arc<AtomicBool>,
+    /// The code with which the connection is to be ended, once it is flooded.
+    flooded: Arc<AtomicU32>,
     /// A GOAWAY has been sent.
     is_leaving: bool,
     is_idle: bool,
@@ -270,9 +271,10 @@ impl Served {
             return Poll::Ready(());
         }
         loop {
-            if self.flooded.swap(false, Relaxed) {
+            let code = self.flooded.swap(0, Relaxed);
+            if code != 0 {
                 self.client.listener().metrics.flooded.increment(1);
-                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                self.connection.abrupt_shutdown(Reason::from(code));
                 self.is_leaving = true;
             }
             match self.connection.poll_accept(cx) {
@@ -282,7 +284,7 @@ impl Served {
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending if self.flooded.load(Relaxed) => {}
+                Poll::Pending if self.flooded.load(Relaxed) != 0 => {}
                 Poll::Pending => break,
             }
         }
@@ -298,16 +300,19 @@ impl Served {
         lifeline.is_due() || !self.connection.has_streams()
     }
 
-    fn accept(&self, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+    fn accept(&self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let client = self.client.clone();
         let tracker = client.worker().clone();
         tracker.connections.spawn(async move {
             let held = client.worker().lifelines.hold();
             let (parts, recv) = request.into_parts();
             let is_whole = recv.is_end_stream();
-            let head = request_from_http2(&parts, is_whole);
+            let Ok(head) = request_from_http2(&parts, is_whole) else {
+                // Malformed (RFC 9113 §8.1.1): nobody can have meant it.
+                client.listener().metrics.refused(Ended::BadRequest);
+                return respond.send_reset(Reason::PROTOCOL_ERROR);
+            };
             drop(parts);
-            debug_assert!(is_whole == (head.framing == Framing::Empty));
             let mut side = Side::Http2(Http2::of_client(recv, respond));
             exchange(&client, &held.lifeline, &mut side, head).await;
         });

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use balancer_core::message::Fields;
+use balancer_core::{forwarded, message::Fields};
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -62,10 +62,14 @@ impl Side {
 
     /// The trailers of a body that is over.
     pub(crate) fn trailers(&mut self) -> Result<Option<Fields>, SideError> {
-        match self {
-            Self::Http1(it) => Ok(it.trailers()?),
-            Self::Http2(it) => Ok(it.trailers()),
+        let mut trailers = match self {
+            Self::Http1(it) => it.trailers()?,
+            Self::Http2(it) => it.trailers(),
+        };
+        if let Some(fields) = &mut trailers {
+            forwarded::trailers(fields);
         }
+        Ok(trailers.filter(|it| !it.is_empty()))
     }
 
     /// Ends the body that is written; `false` if the other side was promised more than it got.

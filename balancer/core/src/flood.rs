@@ -1,9 +1,13 @@
 //! Counts what an HTTP/2 client sends that costs it nothing and the balancer something: resets, pings, settings, empty frames.
 //!
-//! It reads frame headers as they pass (RFC 9113 §4.1) and keeps none of the bytes. What a client may send depends on what it gets:
+//! It reads frames as they pass (RFC 9113 §4.1), keeps none of the bytes, and has [`Grammar`] judge them. What a client may send depends on what it gets:
 //! every kilobyte written to it earns the right to a window update, so that a fast download is no flood.
 
 use std::time::Duration;
+
+use crate::grammar::{
+    CONTINUATION, Code, DATA, END_STREAM, Frame, GOAWAY, Grammar, HEADERS, RST_STREAM,
+};
 
 /// The client's connection preface, which comes before the first frame (RFC 9113 §3.4).
 const PREFACE_BYTES: u32 = 24;
@@ -21,12 +25,10 @@ const RESETS_MAX: u32 = 1_000;
 /// CONTINUATION frames of one head.
 const CONTINUATIONS_MAX: u32 = 15;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const CONTINUATION: u8 = 9;
 const HEADER_BYTES: usize = 9;
-const END_STREAM: u8 = 1;
+
+/// A payload is looked at in units of at most this.
+const UNIT_MAX: usize = 6;
 
 /// What a client floods the connection with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,15 +39,28 @@ pub enum Flood {
     Resets,
     #[error("too many continuations of one head")]
     Continuations,
+    #[error("it does not begin with settings")]
+    NoSettings,
 }
 
-/// Reads the frame headers in one direction of a connection.
+impl Flood {
+    /// What the client is told (RFC 9113 §7): to calm down, or that it does not know the protocol.
+    pub fn is_protocol_error(self) -> bool {
+        self == Self::NoSettings
+    }
+}
+
+/// Reads the frames in one direction of a connection.
 #[derive(Debug, Default)]
 struct Frames {
     /// Bytes that belong to the preface or to a frame's payload.
     skip: u32,
     header: [u8; HEADER_BYTES],
     header_len: u8,
+    /// The frame whose payload is passing, while there is something to look at in it.
+    looks_into: Option<(Frame, u8)>,
+    unit: [u8; UNIT_MAX],
+    unit_len: u8,
 }
 
 /// What one connection has seen in the window under way.
@@ -53,6 +68,7 @@ struct Frames {
 pub struct FloodMeter {
     from_client: Frames,
     to_client: Frames,
+    grammar: Grammar,
     window_began_ms: u64,
     idle_frames: u32,
     earned: u32,
@@ -69,6 +85,7 @@ impl Default for FloodMeter {
                 ..Frames::default()
             },
             to_client: Frames::default(),
+            grammar: Grammar::default(),
             window_began_ms: 0,
             idle_frames: 0,
             earned: 0,
@@ -84,25 +101,45 @@ impl FloodMeter {
     pub fn received(&mut self, bytes: &[u8], now_ms: u64) -> Result<(), Flood> {
         self.turn_window(now_ms);
         let mut rest = bytes;
-        while let Some((frame, after)) = self.from_client.next(rest) {
-            rest = after;
-            self.count(frame)?;
+        while let Some(seen) = self.from_client.next(&mut rest) {
+            match seen {
+                Seen::Frame(frame) => {
+                    self.grammar.hear(frame).map_err(|_| Flood::NoSettings)?;
+                    self.from_client.look_into(frame, Grammar::unit(frame));
+                    self.count(frame)?;
+                }
+                Seen::Unit(frame, unit, len) => self.grammar.hear_payload(frame, &unit[..len]),
+            }
         }
         Ok(())
     }
 
-    /// Bytes went to the client: the streams that it made the balancer reset count like those that it resets itself.
+    /// Bytes go to the client: the streams that it made the balancer reset count like those that it resets itself. If they hold the
+    /// code of a GOAWAY that says less than is known, the place and what it should be are the result.
     pub fn sent(&mut self, bytes: &[u8]) -> Result<(), Flood> {
         self.written += bytes.len() as u64;
         self.earned = u32::try_from(self.written >> 10).unwrap_or(u32::MAX);
         let mut rest = bytes;
-        while let Some((frame, after)) = self.to_client.next(rest) {
-            rest = after;
-            if frame.kind == RST_STREAM {
-                self.reset()?;
+        while let Some(seen) = self.to_client.next(&mut rest) {
+            if let Seen::Frame(frame) = seen {
+                self.grammar.say(frame);
+                if frame.kind == RST_STREAM {
+                    self.reset()?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Where in bytes about to be sent a GOAWAY calls something a protocol error that has a name of its own, and that name.
+    pub fn better_code(&self, bytes: &[u8]) -> Option<(usize, u32)> {
+        // The library writes its last word in one piece, at the end.
+        let at = bytes.len().checked_sub(HEADER_BYTES + 8)?;
+        let last = &bytes[at..];
+        let is_goaway = last[..4] == [0, 0, 8, GOAWAY] && last[4..9] == [0; 5];
+        let is_protocol_error = last[13..17] == [0, 0, 0, Code::Protocol as u8];
+        let code = self.grammar.due().unwrap_or(Code::Compression);
+        (is_goaway && is_protocol_error).then_some((at + 13, code as u32))
     }
 
     fn turn_window(&mut self, now_ms: u64) {
@@ -147,31 +184,70 @@ impl FloodMeter {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Frame {
-    len: u32,
-    kind: u8,
-    flags: u8,
+/// What comes next in one direction.
+enum Seen {
+    Frame(Frame),
+    /// So many bytes of a frame's payload that mean something together.
+    Unit(Frame, [u8; UNIT_MAX], usize),
 }
 
 impl Frames {
-    /// The next frame whose header is whole, and the bytes behind that header.
-    fn next<'a>(&mut self, mut bytes: &'a [u8]) -> Option<(Frame, &'a [u8])> {
+    /// Looks at the payload of the frame seen last, so many bytes at a time.
+    fn look_into(&mut self, frame: Frame, unit: usize) {
+        self.unit_len = 0;
+        self.looks_into = (unit > 0).then_some((frame, unit as u8));
+    }
+
+    /// The next thing to know of the bytes; what was read of them is taken off.
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Seen> {
+        if self.skip > 0
+            && let Some((frame, unit)) = self.looks_into
+        {
+            if let Some(seen) = self.next_unit(bytes, frame, usize::from(unit)) {
+                return Some(seen);
+            }
+        }
         let skipped = (self.skip as usize).min(bytes.len());
         self.skip -= skipped as u32;
-        bytes = &bytes[skipped..];
+        *bytes = &bytes[skipped..];
         let have = usize::from(self.header_len);
         let taken = (HEADER_BYTES - have).min(bytes.len());
         self.header[have..have + taken].copy_from_slice(&bytes[..taken]);
         self.header_len += taken as u8;
+        *bytes = &bytes[taken..];
         if usize::from(self.header_len) < HEADER_BYTES {
             return None;
         }
         self.header_len = 0;
-        let [a, b, c, kind, flags, ..] = self.header;
+        self.looks_into = None;
+        let [a, b, c, kind, flags, s, t, u, v] = self.header;
         let len = u32::from_be_bytes([0, a, b, c]);
+        let stream = u32::from_be_bytes([s & 0x7f, t, u, v]);
         self.skip = len;
-        Some((Frame { len, kind, flags }, &bytes[taken..]))
+        Some(Seen::Frame(Frame {
+            len,
+            kind,
+            flags,
+            stream,
+        }))
+    }
+
+    fn next_unit(&mut self, bytes: &mut &[u8], frame: Frame, unit: usize) -> Option<Seen> {
+        let have = usize::from(self.unit_len);
+        let taken = (unit - have).min(bytes.len()).min(self.skip as usize);
+        self.unit[have..have + taken].copy_from_slice(&bytes[..taken]);
+        self.unit_len += taken as u8;
+        self.skip -= taken as u32;
+        *bytes = &bytes[taken..];
+        if usize::from(self.unit_len) < unit {
+            return None;
+        }
+        self.unit_len = 0;
+        if unit == 1 {
+            // Of a padded frame only the first byte says something.
+            self.looks_into = None;
+        }
+        Some(Seen::Unit(frame, self.unit, unit))
     }
 }
 
@@ -181,12 +257,18 @@ mod tests {
     use proptest::prelude::*;
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     const PING: u8 = 6;
 
     #[test]
     fn a_flood_of_pings_is_seen_and_a_few_are_not() {
         let mut meter = FloodMeter::default();
-        let frames = [PREFACE, &frame(PING, 0, 8).repeat(IDLE_FRAMES_MAX as usize)].concat();
+        let frames = [
+            PREFACE,
+            SETTINGS,
+            &frame(PING, 0, 8).repeat(IDLE_FRAMES_MAX as usize - 1),
+        ]
+        .concat();
         assert_eq!(meter.received(&frames, 0), Ok(()));
         assert_eq!(
             meter.received(&frame(PING, 0, 8), 9_000),
@@ -199,6 +281,7 @@ mod tests {
         let mut meter = FloodMeter::default();
         let frames = [
             PREFACE,
+            SETTINGS,
             &frame(RST_STREAM, 0, 4).repeat(RESETS_MAX as usize),
         ]
         .concat();
@@ -212,7 +295,7 @@ mod tests {
     fn resets_of_both_sides_count_together() {
         let mut meter = FloodMeter::default();
         let half = RESETS_MAX as usize / 2;
-        let frames = [PREFACE, &frame(RST_STREAM, 0, 4).repeat(half)].concat();
+        let frames = [PREFACE, SETTINGS, &frame(RST_STREAM, 0, 4).repeat(half)].concat();
         assert_eq!(meter.received(&frames, 0), Ok(()));
         assert_eq!(meter.sent(&frame(RST_STREAM, 0, 4).repeat(half)), Ok(()));
         assert_eq!(meter.sent(&frame(RST_STREAM, 0, 4)), Err(Flood::Resets));
@@ -223,7 +306,7 @@ mod tests {
         let mut meter = FloodMeter::default();
         let data = frame(DATA, 0, 16_384).repeat(1_000);
         assert_eq!(meter.sent(&data), Ok(()));
-        let updates = [PREFACE, &frame(8, 0, 4).repeat(20_000)].concat();
+        let updates = [PREFACE, SETTINGS, &frame(8, 0, 4).repeat(20_000)].concat();
         assert_eq!(meter.received(&updates, 0), Ok(()));
     }
 
@@ -232,6 +315,7 @@ mod tests {
         let mut meter = FloodMeter::default();
         let head = [
             PREFACE,
+            SETTINGS,
             &frame(HEADERS, 0, 10),
             &frame(CONTINUATION, 0, 10).repeat(15),
         ]
@@ -253,7 +337,7 @@ mod tests {
     proptest! {
         #[test]
         fn how_it_is_cut_makes_no_difference(cuts in prop::collection::vec(1usize..40, 1..50), n in 0usize..200) {
-            let bytes = [PREFACE, &[frame(DATA, 0, 0), frame(PING, 0, 8), frame(HEADERS, 0, 30)].concat().repeat(n)].concat();
+            let bytes = [PREFACE, SETTINGS, &[frame(DATA, 0, 0), frame(PING, 0, 8), frame(HEADERS, 0, 30)].concat().repeat(n)].concat();
             let mut whole = FloodMeter::default();
             let _ = whole.received(&bytes, 0);
             let mut pieces = FloodMeter::default();

@@ -201,6 +201,31 @@ pub fn response(head: &mut Response) {
     end_hop(&mut head.fields, exchange);
 }
 
+/// What must not follow a body, for it decides how a message is routed, framed or read, and was decided by then (RFC 9110 §6.5.1).
+const NOT_IN_TRAILERS: u64 = HOP
+    | CLAIMS
+    | OWN_RULE
+    | Known::bits(&[
+        Known::Authorization,
+        Known::CacheControl,
+        Known::ContentEncoding,
+        Known::ContentLength,
+        Known::ContentRange,
+        Known::ContentType,
+        Known::Cookie,
+        Known::Expect,
+        Known::Host,
+        Known::SetCookie,
+        Known::Trailer,
+        Known::Via,
+        Known::XRequestId,
+    ]);
+
+/// Takes out of the trailers what nobody may read there.
+pub fn trailers(fields: &mut Fields) {
+    fields.remove_all(NOT_IN_TRAILERS);
+}
+
 /// Shapes the target for the connection that the request goes out on, whatever the client spoke.
 ///
 /// On HTTP/1.1 that is the origin-form with a `Host` (RFC 9112 §3.2.1), on HTTP/2 an authority without one (RFC 9113 §8.3.1). Aiming

@@ -7,6 +7,7 @@ pub mod client_hello;
 pub mod endpoint;
 pub mod flood;
 pub mod forwarded;
+mod grammar;
 pub mod health;
 mod host;
 pub mod limit;

@@ -173,6 +173,8 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
         return Ok(Plan::Upgrade(wish));
     }
     if head.method == Method::CONNECT {
+        // What follows was meant for somebody else.
+        talk.manner.closes = true;
         return Err(Failure::ConnectRefused);
     }
     let wire = wire(&service, head.version);

@@ -131,6 +131,10 @@ pub(super) fn wish(
 pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded, Failure> {
     let (node, response, lease) = shake_hands(talk, &wish).await?;
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if wish.wanted.accept.is_some() && response.status.is_success() {
+            // On HTTP/1.1 it agrees to nothing, and on HTTP/2 it would agree to a tunnel.
+            return Err(Failure::BadHandshake);
+        }
         return Ok(Forwarded::Answered(Box::new(Answered {
             response,
             node,

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
@@ -19,12 +19,16 @@ use crate::{
     stream::{Replayed, Stream},
 };
 
+/// RFC 9113 §7.
+const PROTOCOL_ERROR: u32 = 1;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
 pub(super) struct Metered {
     stream: Replayed<Stream>,
     meter: FloodMeter,
     lifeline: Arc<Lifeline>,
-    /// Tells the connection's task to end it; nothing more is read until it does.
-    flooded: Arc<AtomicBool>,
+    /// Tells the connection's task to end it with this code; nothing more is read until it does.
+    flooded: Arc<AtomicU32>,
     is_shut: bool,
 }
 
@@ -33,7 +37,7 @@ impl Metered {
         stream: Stream,
         first: Bytes,
         lifeline: Arc<Lifeline>,
-        flooded: Arc<AtomicBool>,
+        flooded: Arc<AtomicU32>,
     ) -> Self {
         Self {
             stream: Replayed::new(first, stream),
@@ -44,10 +48,30 @@ impl Metered {
         }
     }
 
+    /// The library's last word, with the code that is due.
+    fn poll_write_corrected(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+        at: usize,
+        code: u32,
+    ) -> Poll<io::Result<usize>> {
+        let mut corrected = buf.to_vec();
+        corrected[at..at + 4].copy_from_slice(&code.to_be_bytes());
+        Pin::new(&mut self.stream).poll_write(cx, &corrected)
+    }
+
     fn shut(&mut self, flood: balancer_core::flood::Flood) {
         tracing::debug!(%flood, "an http/2 client floods its connection");
         self.is_shut = true;
-        self.flooded.store(true, Relaxed);
+        self.flooded.store(
+            if flood.is_protocol_error() {
+                PROTOCOL_ERROR
+            } else {
+                ENHANCE_YOUR_CALM
+            },
+            Relaxed,
+        );
         self.lifeline.wake();
     }
 }
@@ -80,6 +104,9 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some((at, code)) = self.meter.better_code(buf) {
+            return self.poll_write_corrected(cx, buf, at, code);
+        }
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
         if let Err(flood) = self.meter.sent(&buf[..written])
             && !self.is_shut
@@ -94,6 +121,15 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let is_corrected = |buf: &IoSlice<'_>| self.meter.better_code(buf).is_some();
+        if let Some(at) = bufs.iter().position(is_corrected) {
+            // What comes before it goes first; then it is written alone.
+            return if bufs[..at].iter().all(|it| it.is_empty()) {
+                self.poll_write(cx, &bufs[at])
+            } else {
+                self.poll_write_vectored(cx, &bufs[..at])
+            };
+        }
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
         let mut left = written;
         for buf in bufs {

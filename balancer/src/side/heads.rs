@@ -6,7 +6,7 @@ use balancer_core::{
 };
 use h2::ext::Protocol;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     uri::{PathAndQuery, Scheme},
 };
 use thiserror::Error;
@@ -21,7 +21,13 @@ pub(crate) enum HeadError {
 }
 
 /// `is_whole` says that the stream has ended with the head.
-pub(crate) fn request_from_http2(parts: &http::request::Parts, is_whole: bool) -> Request {
+///
+/// # Errors
+/// When a field is malformed, which the library does not see.
+pub(crate) fn request_from_http2(
+    parts: &http::request::Parts,
+    is_whole: bool,
+) -> Result<Request, HeadError> {
     let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let authority = parts.uri.authority().map(|it| it.as_str().as_bytes());
     let mut head = Request::new(
@@ -36,8 +42,20 @@ pub(crate) fn request_from_http2(parts: &http::request::Parts, is_whole: bool) -
         .get::<Protocol>()
         .is_some_and(|it| it.as_str() == "websocket");
     head.framing = framing(is_whole);
+    // A request has a scheme, and the library takes an empty one for none (§8.3.1).
+    let is_homeless = parts.uri.scheme().is_none() && parts.method != Method::CONNECT;
+    if is_homeless || !parts.headers.iter().all(is_valid) {
+        return Err(HeadError::Field);
+    }
     add_fields(&mut head.fields, &parts.headers);
-    head
+    Ok(head)
+}
+
+/// RFC 9113 §8.2.1, where the library is more lenient: names are tokens, and values have no space around them.
+fn is_valid((name, value): (&HeaderName, &HeaderValue)) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let value = value.as_bytes();
+    !name.as_str().contains('"') && !is_space(value.first()) && !is_space(value.last())
 }
 
 pub(crate) fn response_from_http2(parts: &http::response::Parts, is_whole: bool) -> Response {

@@ -23,7 +23,7 @@ pub enum BadRequest {
     InvalidTe,
     #[error("a request to change the protocol has no body")]
     UpgradeWithBody,
-    #[error("the target cannot be written in http/2")]
+    #[error("the request target is not valid")]
     InvalidTarget,
 }
 
@@ -31,6 +31,7 @@ pub enum BadRequest {
 pub fn check_request(head: &Request) -> Result<(), BadRequest> {
     check_host(head)?;
     if head.version == Version::HTTP_2 {
+        check_path(head)?;
         check_te(head)?;
     } else if head.framing != Framing::Empty && Exchange::of(head) == Exchange::Upgrade {
         // Where the body ends and the other protocol begins is what the two sides would have to agree about.
@@ -76,6 +77,17 @@ fn port_default(head: &Request) -> &'static str {
         "443"
     } else {
         "80"
+    }
+}
+
+/// RFC 9113 §8.3.1: the origin-form, or `*` of an `OPTIONS`. A plain `CONNECT` has none.
+fn check_path(head: &Request) -> Result<(), BadRequest> {
+    let is_star = head.method == Method::OPTIONS && head.path_and_query() == "*";
+    let is_connect = head.method == Method::CONNECT && !head.is_extended_connect;
+    if head.path_and_query().starts_with('/') || is_star || is_connect {
+        Ok(())
+    } else {
+        Err(BadRequest::InvalidTarget)
     }
 }
 

@@ -3,7 +3,7 @@
 //! `httparse` reads the lines; what it is lenient about is refused before it sees them: a bare LF, a lone CR and NUL (RFC 9112 §2.2
 //! lets a recipient accept the first, and every disagreement about line ends is a smuggled request).
 
-use std::mem::MaybeUninit;
+use std::{borrow::Cow, mem::MaybeUninit};
 
 use http::{Method, StatusCode, Version};
 
@@ -11,6 +11,9 @@ use super::{BadFraming, Fields, Known, Request, Response, framing};
 
 /// Heads with at most as many fields are read without allocating a place for them.
 const FIELDS_ON_STACK: usize = 128;
+
+/// Fields that may follow a body.
+const TRAILERS_MAX: usize = 100;
 
 /// A target above this helps nobody, however large a head may be.
 const TARGET_BYTES_MAX: usize = 65_534;
@@ -132,7 +135,7 @@ pub fn parse_response(head: &[u8], limits: Limits, method: &Method) -> Result<Re
 /// Reads the trailers that follow a chunked body: field lines and an empty line, without the last chunk before them.
 pub(super) fn parse_trailers(bytes: &[u8]) -> Result<Fields, BadHead> {
     check_bytes(bytes)?;
-    let mut room = [httparse::EMPTY_HEADER; FIELDS_ON_STACK];
+    let mut room = [httparse::EMPTY_HEADER; TRAILERS_MAX];
     match httparse::parse_headers(bytes, &mut room).map_err(bad_head)? {
         httparse::Status::Complete((_, lines)) => fields(lines, bytes.len()),
         httparse::Status::Partial => Err(BadHead::Field),
@@ -257,7 +260,7 @@ fn fields(lines: &[httparse::Header<'_>], capacity: usize) -> Result<Fields, Bad
 fn target_parts<'a>(
     method: &Method,
     target: &'a str,
-) -> Result<(Option<&'a str>, &'a str), BadHead> {
+) -> Result<(Option<&'a str>, Cow<'a, str>), BadHead> {
     if target.len() > TARGET_BYTES_MAX {
         return Err(BadHead::TargetTooLong);
     }
@@ -266,11 +269,11 @@ fn target_parts<'a>(
         return Err(BadHead::Target);
     }
     if *method == Method::CONNECT {
-        return Ok((Some(target), ""));
+        return Ok((Some(target), "".into()));
     }
     match target.as_bytes() {
-        [b'/', ..] => Ok((None, target)),
-        b"*" if *method == Method::OPTIONS => Ok((None, target)),
+        [b'/', ..] => Ok((None, target.into())),
+        b"*" if *method == Method::OPTIONS => Ok((None, target.into())),
         _ => absolute(target),
     }
 }
@@ -280,7 +283,7 @@ fn is_https(target: &str) -> bool {
     scheme.eq_ignore_ascii_case("https://")
 }
 
-fn absolute(target: &str) -> Result<(Option<&str>, &str), BadHead> {
+fn absolute(target: &str) -> Result<(Option<&str>, Cow<'_, str>), BadHead> {
     let (scheme, rest) = target.split_once("://").ok_or(BadHead::Target)?;
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
         return Err(BadHead::Target);
@@ -288,10 +291,9 @@ fn absolute(target: &str) -> Result<(Option<&str>, &str), BadHead> {
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     match path.as_bytes() {
-        [] => Ok((Some(authority), "/")),
-        [b'/', ..] => Ok((Some(authority), path)),
-        // A query without a path has no origin-form of its own.
-        _ => Err(BadHead::Target),
+        [b'/', ..] => Ok((Some(authority), path.into())),
+        // An empty path is the root (RFC 9110 §4.2.3), whether or not a query follows.
+        _ => Ok((Some(authority), format!("/{path}").into())),
     }
 }
 
@@ -381,15 +383,7 @@ mod tests {
         assert_eq!(star.path_and_query(), "*");
         let connect = read("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n");
         assert_eq!(connect.authority(), Some("a:443"));
-        for target in [
-            "*",
-            "a",
-            "ftp://a/",
-            "http://a?x",
-            "/a#b",
-            "/\u{e9}",
-            "a:443",
-        ] {
+        for target in ["*", "a", "ftp://a/", "/a#b", "/\u{e9}", "a:443"] {
             refused(
                 &format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"),
                 BadHead::Target,
