@@ -17,7 +17,7 @@ use balancer_core::{
     proxy_header::ProxyHeader,
     queue::Class,
 };
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
@@ -29,8 +29,9 @@ use crate::{
     net,
     observe::{ListenerMetrics, admission::RefusalMetrics},
     proxy_in::{self, ProxyError},
-    rescue, serve,
+    rescue, secure, serve,
     stream::Stream,
+    tls::{self, PassThrough, Terminator},
     worker::Worker,
 };
 
@@ -46,6 +47,11 @@ pub(crate) struct Listener {
     pub(crate) name: ListenerName,
     pub(crate) policy: config::Listener,
     pub(crate) metrics: ListenerMetrics,
+    /// What ends the TLS of clients, where they are to speak it.
+    pub(crate) terminator: Option<Arc<Terminator>>,
+    pub(crate) pass_through: PassThrough,
+    /// The value of `Strict-Transport-Security`, as every answer has it.
+    pub(crate) hsts: Option<Box<str>>,
     refusals: RefusalMetrics,
     admission: Arc<Admission>,
     connections: AtomicUsize,
@@ -65,6 +71,8 @@ pub(crate) struct ClientConnection {
     held: Held,
     /// What a trusted proxy said of the client, where one did.
     told: Option<Box<ProxyHeader>>,
+    /// What its TLS established, where it was ended here.
+    tls: Option<Box<tls::Facts>>,
     _permit: Permit,
     admitted: ConnectionPermit,
 }
@@ -74,7 +82,7 @@ pub(crate) struct ClientConnection {
 struct Permit(Arc<Listener>);
 
 /// A connection was refused, counted and logged; it remains to be said.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
     /// There may be room later.
     Full,
@@ -127,49 +135,57 @@ fn admit(
     };
     stream.set_nodelay(true)?;
     let client = ClientConnection::new(worker.clone(), listener.clone(), from, permit, admitted);
-    // Two kinds of task: most connections have no header, and would each carry what reading one takes.
-    match listener.expects_header() {
-        true => worker
-            .connections
-            .spawn(introduce_and_serve(client, stream)),
-        false => worker.connections.spawn(serve(client, stream)),
-    };
+    // Three kinds of task: most connections have neither a header nor TLS, and would each carry what beginning those takes.
+    let tasks = &worker.connections;
+    if listener.expects_header() {
+        tasks.spawn(introduce_and_serve(client, stream));
+    } else if listener.reads_hello() {
+        tasks.spawn(secure::begin_and_serve(client, stream));
+    } else {
+        tasks.spawn(serve_plain(client, stream));
+    }
     Ok(())
 }
 
 /// Says no in the client's protocol. A flood is answered without lingering, so that refusing costs little whatever comes.
 fn refuse(worker: &Worker, listener: Arc<Listener>, stream: TcpStream, refusal: Refusal) {
-    let is_http = listener.policy.protocol == ListenerProtocol::Http;
-    match refusal {
-        Refusal::BadHeader => net::reset_on_close(&stream),
-        Refusal::Full if is_http && listener.may_linger() => {
-            worker.connections.spawn(async move {
-                rescue::refuse_in_peace(stream).await;
-                listener.refusals_under_way.fetch_sub(1, Relaxed);
-            });
-        }
-        Refusal::Full => rescue::refuse_connection(&stream, listener.policy.protocol),
+    // With TLS there would have to be a handshake before anything could be said.
+    let must_reset = refusal == Refusal::BadHeader || listener.terminator.is_some();
+    if must_reset {
+        net::reset_on_close(&stream);
+    } else if listener.is_http() && listener.may_linger() {
+        worker.connections.spawn(async move {
+            rescue::refuse_in_peace(stream).await;
+            listener.refusals_under_way.fetch_sub(1, Relaxed);
+        });
+    } else {
+        rescue::refuse_connection(&stream, listener.policy.protocol);
     }
 }
 
 /// Learns from the proxy in front who the client is, then serves it.
 async fn introduce_and_serve(mut client: ClientConnection, mut stream: TcpStream) {
     match Box::pin(client.introduce(&mut stream)).await {
-        Ok(()) => Box::pin(serve(client, stream)).await,
+        Ok(()) if client.listener.reads_hello() => {
+            Box::pin(secure::begin_and_serve(client, stream)).await;
+        }
+        Ok(()) => serve_plain(client, stream).await,
         Err(refusal) => refuse(&client.worker, client.listener.clone(), stream, refusal),
     }
 }
 
-async fn serve(client: ClientConnection, mut socket: TcpStream) {
-    let client = Arc::new(client);
+fn serve_plain(client: ClientConnection, socket: TcpStream) -> impl Future<Output = ()> + Send {
+    serve(Arc::new(client), Stream::Plain(socket), BytesMut::new())
+}
+
+/// Serves a connection of which these bytes were read already.
+pub(crate) async fn serve(client: Arc<ClientConnection>, mut stream: Stream, first: BytesMut) {
     let service = client.listener.policy.service;
     if let (ListenerProtocol::Tcp, Some(service)) = (client.listener.policy.protocol, service) {
-        let stream = Stream::Plain(socket);
-        return Box::pin(tcp::forward(client, stream, Bytes::new(), service)).await;
+        return Box::pin(tcp::forward(client, stream, first.freeze(), service)).await;
     }
     // What is over soon, or is not what most connections do, is boxed: this future lives as long as the client stays.
-    let spoken = Box::pin(detect::detect(&client, &mut socket)).await;
-    let stream = Stream::Plain(socket);
+    let spoken = Box::pin(detect::detect(&client, &mut stream, first)).await;
     match (spoken, service) {
         (Ok(Spoken::Http1(first)), _) => serve::serve_http1(client, stream, first).await,
         (Ok(Spoken::Http2(first)), _) => {
@@ -187,7 +203,7 @@ async fn serve(client: ClientConnection, mut socket: TcpStream) {
             Box::pin(rescue::refuse_tls(stream)).await;
         }
         (Err(err), _) => {
-            tracing::debug!(client = %client.address, %err, "no protocol was detected")
+            tracing::debug!(client = %client.address(), %err, "no protocol was detected");
         }
     }
 }
@@ -199,10 +215,14 @@ impl Listener {
         metrics: ListenerMetrics,
         refusals: RefusalMetrics,
         admission: Arc<Admission>,
+        terminator: Option<Arc<Terminator>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             idx,
             name: policy.name.clone(),
+            terminator,
+            pass_through: PassThrough::new(&policy.sni),
+            hsts: policy.hsts.map(|it| it.to_string().into()),
             policy,
             metrics,
             refusals,
@@ -218,6 +238,15 @@ impl Listener {
 
     fn expects_header(&self) -> bool {
         self.policy.proxy_protocol.mode != ProxyMode::Off
+    }
+
+    fn is_http(&self) -> bool {
+        self.policy.protocol == ListenerProtocol::Http
+    }
+
+    /// Whether there is TLS to end, or a name to look for.
+    fn reads_hello(&self) -> bool {
+        self.terminator.is_some() || !self.pass_through.is_empty()
     }
 
     /// The limits over all listeners. Whose connection it is is not known yet where a header may say so.
@@ -303,6 +332,7 @@ impl ClientConnection {
             listener,
             address,
             told: None,
+            tls: None,
             _permit: permit,
             admitted,
         }
@@ -328,10 +358,21 @@ impl ClientConnection {
         claimed.map_err(|err| listener.refuse(peer, err))
     }
 
+    /// Its TLS was ended: what it asks for it asks for by `https`.
+    pub(crate) fn is_secured(&mut self, facts: tls::Facts) {
+        self.tls = Some(facts.into());
+        self.hop = self.new_hop();
+    }
+
+    fn new_hop(&self) -> Hop {
+        let address = self.address.ip();
+        let trusted = self.listener.trusted().contains(address);
+        Hop::new(address, self.tls.is_some(), trusted)
+    }
+
     fn rename(&mut self, address: SocketAddr) {
-        let trusted = self.listener.trusted().contains(address.ip());
-        self.hop = Hop::new(address.ip(), false, trusted);
         self.address = address;
+        self.hop = self.new_hop();
         if self.worker.log.is_on() {
             self.address_text = address.to_string().into();
         }
@@ -340,6 +381,11 @@ impl ClientConnection {
     /// What a trusted proxy said of the client, where one did.
     pub(crate) fn told(&self) -> Option<&ProxyHeader> {
         self.told.as_deref()
+    }
+
+    /// What its TLS established, where it was ended here.
+    pub(crate) fn tls(&self) -> Option<&tls::Facts> {
+        self.tls.as_deref()
     }
 
     /// One of its requests, as limits see it.
@@ -391,7 +437,7 @@ mod tests {
     /// It lives as long as its client is connected, mostly idle.
     #[test]
     fn a_connection_is_small_while_it_idles() {
-        fn size_of_future<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+        fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
             size_of::<F>()
         }
         let size = size_of_future(serve);

@@ -215,7 +215,9 @@ impl Plan {
             let name = it.name.as_str();
             let refusals = metrics.with(|| RefusalMetrics::new(name));
             let counted = metrics.listener(name);
-            Listener::new(idx, it.clone(), counted, refusals, admission.clone())
+            let terminator = tls.terminator(idx);
+            let admission = admission.clone();
+            Listener::new(idx, it.clone(), counted, refusals, admission, terminator)
         };
         let listeners = config.listeners.iter().enumerate().map(listener).collect();
         Ok(Self {
@@ -311,6 +313,7 @@ impl Plan {
                     metrics,
                     budget.clone(),
                     gates[idx].clone(),
+                    self.tls.connector(idx),
                     self.epoch,
                     Rng::new(),
                 ))
@@ -363,6 +366,9 @@ impl Plan {
                 .services
                 .iter()
                 .map(|it| self.metrics.service(it.name.as_str()))
+                .collect(),
+            connectors: (0..self.config.services.len())
+                .map(|idx| self.tls.connector(idx))
                 .collect(),
             metrics: self.metrics.view.clone(),
             incarnation: incarnation(),

@@ -6,6 +6,7 @@
 //! ```text
 //! accept::accept_all   one listening socket per core    → a connection with a permit
 //! admit::Admission     limits by number, source, memory → ConnectionPermit; PROXY headers are read by proxy_in
+//! secure::begin_…      TLS ended, or passed on by name  → a stream of plain bytes
 //! detect::detect       the first bytes                  → Spoken: http/1, h2, TLS or opaque
 //! forward::http        serve_http1 / serve_http2        → one `exchange` per request
 //! route::route         listener, host, path             → Routed: a service
@@ -17,7 +18,7 @@
 //!
 //! Beside the cores one thread keeps the view ([`watch`]): registry, DNS and probes in, offers and withdrawals out to every core.
 //!
-//! What is deliberately absent: TLS, sessions that move, reload. Nothing here decides what `balancer_core` can decide.
+//! What is deliberately absent: sessions that move, reload. Nothing here decides what `balancer_core` can decide.
 
 pub mod config;
 
@@ -35,6 +36,7 @@ mod proxy_in;
 mod proxy_out;
 mod rescue;
 mod route;
+mod secure;
 mod serve;
 mod side;
 
@@ -46,10 +48,5 @@ mod watch;
 mod lifeline;
 mod net;
 mod stream;
-#[expect(
-    dead_code,
-    unused_imports,
-    reason = "accept and dial take it up with the engine that replaces them"
-)]
 mod tls;
 mod worker;

@@ -26,6 +26,7 @@ use crate::{
     dial::{DialPolicy, Node, Upstream},
     gate::{Gate, NoRoom},
     observe::ServiceMetrics,
+    tls::Connector,
 };
 
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub(crate) struct Service {
     pub(crate) budget: Arc<Budget>,
     /// Shared by all cores, as the endpoints' places are.
     gate: Arc<Gate>,
+    /// Shared by all cores, and with it the sessions to resume.
+    tls: Option<Arc<Connector>>,
     epoch: Instant,
     dial: DialPolicy,
     pool: Mutex<Pool<Arc<Upstream>>>,
@@ -81,6 +84,7 @@ impl Service {
         metrics: ServiceMetrics,
         budget: Arc<Budget>,
         gate: Arc<Gate>,
+        tls: Option<Arc<Connector>>,
         epoch: Instant,
         rng: Rng,
     ) -> Self {
@@ -97,6 +101,7 @@ impl Service {
             metrics,
             budget,
             gate,
+            tls,
             epoch,
             dial,
             pool: Mutex::default(),
@@ -140,6 +145,7 @@ impl Service {
         let upstream = Arc::new(Upstream::new(
             endpoint,
             self.dial,
+            self.tls.clone(),
             self.metrics.dials.clone(),
         ));
         let mut pool = self.lock_pool();

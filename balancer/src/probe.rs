@@ -1,17 +1,19 @@
 //! Asks an endpoint whether it answers: a TCP connection, an HTTP request, or the gRPC health service.
-//!
-//! How a connection is made is the caller's: it may speak TLS on it before anything is asked.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Uri, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::config::{HttpProbe, Probe, ProbeKind};
+use crate::{
+    config::{HttpProbe, Probe, ProbeKind},
+    net,
+    stream::Stream,
+    tls::{Connector, Speak, TlsError},
+};
 
 /// An answer of the health service has seven bytes.
 const GRPC_ANSWER_BYTES_MAX: usize = 1024;
@@ -25,6 +27,8 @@ const GRPC_SERVING: u8 = 1;
 pub(crate) enum ProbeError {
     #[error("connecting: {0}")]
     Connect(#[from] io::Error),
+    #[error("shaking hands in TLS: {0}")]
+    Tls(#[from] TlsError),
     #[error("asking: {0}")]
     Http(#[from] hyper::Error),
     #[error("the answer was {0}")]
@@ -39,19 +43,20 @@ pub(crate) enum ProbeError {
     NotServing,
 }
 
+/// Where the service is spoken to in TLS, its endpoints are asked in TLS as well, unless another port is asked: who listens there is not
+/// one of the service's.
+///
 /// # Errors
 /// When the endpoint does not answer as wanted within the policy's timeout.
-pub(crate) async fn probe<S>(
+pub(crate) async fn probe(
     address: SocketAddr,
     policy: &Probe,
-    connect: impl AsyncFn(SocketAddr, Duration) -> io::Result<S>,
-) -> Result<(), ProbeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+    tls: Option<&Connector>,
+) -> Result<(), ProbeError> {
     let at = SocketAddr::new(address.ip(), policy.port.unwrap_or(address.port()));
+    let tls = tls.filter(|_| policy.port.is_none());
     let asked = async {
-        let stream = connect(at, policy.timeout).await?;
+        let stream = connect(at, policy, tls).await?;
         match &policy.kind {
             // An endpoint that is not probed regularly is still asked when somebody could not reach it.
             ProbeKind::Tcp | ProbeKind::Off => Ok(()),
@@ -64,10 +69,26 @@ where
         .map_err(|_| ProbeError::Timeout)?
 }
 
-async fn ask_http<S>(stream: S, at: SocketAddr, wanted: &HttpProbe) -> Result<(), ProbeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn connect(
+    at: SocketAddr,
+    policy: &Probe,
+    tls: Option<&Connector>,
+) -> Result<Stream, ProbeError> {
+    let socket = net::connect(at, policy.timeout).await?;
+    let speak = match policy.kind {
+        ProbeKind::Tcp | ProbeKind::Off => Speak::Bytes,
+        ProbeKind::Http(_) => Speak::Http1,
+        ProbeKind::Grpc { .. } => Speak::Http2,
+    };
+    match tls {
+        None => Ok(Stream::Plain(socket)),
+        Some(tls) => Ok(Stream::ToNode(Box::new(
+            tls.connect(socket, at.ip(), speak).await?,
+        ))),
+    }
+}
+
+async fn ask_http(stream: Stream, at: SocketAddr, wanted: &HttpProbe) -> Result<(), ProbeError> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
@@ -94,10 +115,7 @@ where
 }
 
 /// `grpc.health.v1.Health/Check`, as the gRPC project's health checking protocol has it.
-async fn ask_grpc<S>(stream: S, at: SocketAddr, service: &str) -> Result<(), ProbeError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn ask_grpc(stream: Stream, at: SocketAddr, service: &str) -> Result<(), ProbeError> {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);

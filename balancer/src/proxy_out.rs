@@ -1,8 +1,11 @@
 //! The PROXY header that tells a node whose connection it gets, first thing on a connection that belongs to one client.
 
-use balancer_core::proxy_header::{self, Addresses, Facts, TlsFacts};
+use balancer_core::{
+    proxy_header::{self, Addresses, Facts, TlsFacts},
+    server_names::ServerName,
+};
 
-use crate::{accept::ClientConnection, config::ProxyProtocol};
+use crate::{accept::ClientConnection, config::ProxyProtocol, tls};
 
 /// What is told ahead of the client's first byte; empty where the service wants nothing.
 ///
@@ -27,18 +30,40 @@ pub(crate) fn header_for(
     if wanted == ProxyProtocol::V1 {
         return proxy_header::write_v1(addresses);
     }
-    // What a proxy in front has told is passed on: nobody behind it can find it out again.
-    let tls = told.and_then(|it| it.tls.as_ref());
+    // What a proxy in front has told is passed on: nobody behind it can find it out again. What was found out here is newer.
+    let here = client.tls();
+    let alpn = here.and_then(|it| it.agreed.as_bytes());
+    let name = here.and_then(|it| it.server_name.as_ref());
+    let tls = match here {
+        Some(facts) => Some(tls_here(facts)),
+        None => told.and_then(|it| it.tls.as_ref()).map(tls_told),
+    };
     proxy_header::write_v2(&Facts {
         addresses,
-        authority: told.and_then(|it| it.authority.as_deref()),
-        alpn: told.and_then(|it| it.alpn.as_deref()),
+        authority: name
+            .map(ServerName::as_str)
+            .or(told.and_then(|it| it.authority.as_deref())),
+        alpn: alpn.or(told.and_then(|it| it.alpn.as_deref())),
         unique_id: told.and_then(|it| it.unique_id.as_deref()),
-        tls: tls.map(|tls| TlsFacts {
-            version: tls.version.as_deref().unwrap_or_default(),
-            cipher: tls.cipher.as_deref(),
-            common_name: tls.common_name.as_deref(),
-            is_verified: tls.is_verified,
-        }),
+        tls,
     })
+}
+
+fn tls_here(facts: &tls::Facts) -> TlsFacts<'_> {
+    let certificate = facts.client_certificate.as_deref();
+    TlsFacts {
+        version: facts.version.as_str(),
+        cipher: Some(facts.cipher),
+        common_name: certificate.and_then(|it| it.common_name()),
+        is_verified: certificate.is_some(),
+    }
+}
+
+fn tls_told(told: &proxy_header::Tls) -> TlsFacts<'_> {
+    TlsFacts {
+        version: told.version.as_deref().unwrap_or_default(),
+        cipher: told.cipher.as_deref(),
+        common_name: told.common_name.as_deref(),
+        is_verified: told.is_verified,
+    }
 }

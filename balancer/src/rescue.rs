@@ -2,7 +2,7 @@
 //!
 //! The log gets the cause, the client gets a status, a reason and, where another try makes sense, when to come back.
 
-use std::time::Duration;
+use std::{future::poll_fn, time::Duration};
 
 use balancer_core::{
     forwarded::BadRequest,
@@ -34,7 +34,13 @@ const NOT_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r
 /// A fatal TLS alert, handshake_failure (RFC 8446 §6.2), in a TLS 1.0 record as every version reads it.
 const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
 
+/// The answer to a request in the clear where TLS is spoken, which is what most such requests are meant for.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 20\r\nconnection: close\r\n\r\nthis port speaks TLS";
+
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
+
+/// How long somebody who is refused may take to read why, and to stop sending.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// When to come back where nothing tells when it will be better.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -297,13 +303,22 @@ pub(crate) async fn refuse_tls(stream: Stream) {
     say_and_close(stream, TLS_ALERT).await;
 }
 
+/// To HTTP in the clear, where TLS is spoken.
+pub(crate) async fn refuse_clear(stream: Stream) {
+    say_and_close(stream, NOT_TLS).await;
+}
+
 /// Closing a socket with unread bytes resets the connection, and a reset can overtake the answer; so the writing side is closed first
 /// and a little of what comes is read.
 async fn say_and_close(mut stream: Stream, text: &[u8]) {
-    if stream.write_all(text).await.is_err() {
-        return;
+    let said = async {
+        stream.write_all(text).await?;
+        stream.flush().await
+    };
+    match tokio::time::timeout(LAST_WORDS, said).await {
+        Ok(Ok(())) => poll_fn(|cx| stream.poll_end_writing(cx)).await,
+        _ => return,
     }
-    stream.end_writing();
     let drained = async {
         let mut left = 64 << 10;
         let mut scrap = [0; 1024];
@@ -314,7 +329,7 @@ async fn say_and_close(mut stream: Stream, text: &[u8]) {
             }
         }
     };
-    let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
+    let _ = tokio::time::timeout(LAST_WORDS, drained).await;
 }
 
 #[cfg(test)]
@@ -322,16 +337,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_for_strangers_has_the_length_it_says() {
-        let text = std::str::from_utf8(NOT_HTTP).expect("it is ASCII");
-        let (_, body) = text
-            .split_once("\r\n\r\n")
-            .expect("a head ends with an empty line");
-        assert!(
-            text.contains(&format!("content-length: {}\r\n", body.len())),
-            "{} bytes",
-            body.len()
-        );
+    fn the_texts_for_strangers_have_the_length_they_say() {
+        for text in [NOT_HTTP, NOT_TLS] {
+            let text = std::str::from_utf8(text).expect("it is ASCII");
+            let (head, body) = text
+                .split_once("\r\n\r\n")
+                .expect("a head ends with an empty line");
+            let length = format!("content-length: {}", body.len());
+            assert!(head.contains(&length), "{} bytes", body.len());
+        }
     }
 
     #[test]

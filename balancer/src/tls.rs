@@ -18,7 +18,7 @@ mod tickets;
 
 pub(crate) use connector::{Connector, Speak};
 pub(crate) use error::TlsError;
-pub(crate) use facts::{Agreed, ClientCertificate, Facts, Handshaken};
+pub(crate) use facts::{Agreed, Facts, Handshaken};
 pub(crate) use pass_through::PassThrough;
 pub(crate) use terminator::Terminator;
 

@@ -29,9 +29,9 @@ use tokio::{
 
 use crate::{
     config::{Config, DnsConfig},
-    net,
     observe::{ServiceMetrics, ViewMetrics},
     probe, resolve,
+    tls::Connector,
     worker::{Applied, Batch, Change, Suspicion},
 };
 
@@ -108,6 +108,8 @@ pub(crate) struct ViewStart {
     /// Shared with every core's `Applied`.
     pub(crate) applied_changed: Arc<Notify>,
     pub(crate) service_metrics: Vec<ServiceMetrics>,
+    /// By service; an endpoint that is spoken to in TLS is probed in TLS.
+    pub(crate) connectors: Vec<Option<Arc<Connector>>>,
     pub(crate) metrics: ViewMetrics,
     pub(crate) incarnation: u64,
     /// The entry's address, for other parts of the cluster to read.
@@ -408,12 +410,13 @@ impl View {
 
     fn begin_probe(&self, service: ServiceIdx, endpoint: Arc<Endpoint>) {
         let policy = self.start.config.services[service.0].probe.clone();
+        let tls = self.start.connectors[service.0].clone();
         let (permits, reports) = (self.probes.clone(), self.reports.0.clone());
         tokio::spawn(async move {
             let Ok(_permit) = permits.acquire().await else {
                 return;
             };
-            let probed = probe::probe(endpoint.address, &policy, net::connect).await;
+            let probed = probe::probe(endpoint.address, &policy, tls.as_deref()).await;
             if let Err(err) = &probed {
                 tracing::debug!(node = %endpoint.node, %err, "a probe failed");
             }

@@ -25,6 +25,9 @@ use crate::{
     side::{HeadError, Side, SideError, framing_on_http1, poll_pass, response_to_http2},
 };
 
+/// RFC 6797 §6.1.
+const STRICT_TRANSPORT_SECURITY: &[u8] = b"strict-transport-security";
+
 /// Passes a node's answer on. Its end is the end of the exchange.
 pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
     let Answered {
@@ -35,6 +38,7 @@ pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
         upload,
     } = answered;
     forwarded::response(&mut response);
+    vouch(&talk, &mut response);
     let may_reuse = match send_head(&mut talk, &response) {
         Ok(may_reuse) => may_reuse,
         Err(err) => {
@@ -55,6 +59,27 @@ pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
         Ended::Completed if is_read => After::Close,
         Ended::Completed => After::Linger,
         _ => rescue::break_off(&mut talk, ended),
+    }
+}
+
+/// Sends the client to ask again elsewhere, with the same method and body.
+pub(super) async fn redirect(mut talk: Talk<'_>, location: &str) -> After {
+    let mut response = Response::new(StatusCode::PERMANENT_REDIRECT, Version::HTTP_11);
+    response
+        .fields
+        .push_known(Known::Location, location.as_bytes());
+    talk.record.end(Ended::Completed);
+    own(talk, response, &[]).await
+}
+
+/// Says that this host is to be asked with TLS only, where that was configured. What a node says about it does not count: it may not
+/// know how its clients come.
+fn vouch(talk: &Talk<'_>, response: &mut Response) {
+    if let Some(hsts) = &talk.client.listener().hsts {
+        response.fields.remove_named(STRICT_TRANSPORT_SECURITY);
+        response
+            .fields
+            .push(STRICT_TRANSPORT_SECURITY, hsts.as_bytes());
     }
 }
 

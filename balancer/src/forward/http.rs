@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     accept::ClientConnection,
-    config::UpstreamProtocol,
+    config::{HttpsRedirect, UpstreamProtocol},
     dial::{AskError, Node},
     lifeline::Lifeline,
     observe::Exchange,
@@ -100,6 +100,7 @@ pub(crate) async fn exchange(
                 Err(failure) => rescue::rescue(talk, failure).await,
             };
         }
+        Ok(Plan::Redirect(location)) => return answer::redirect(talk, &location).await,
         Err(failure) => Err(failure),
     };
     match walked {
@@ -110,6 +111,8 @@ pub(crate) async fn exchange(
 
 /// What is to be done with a request.
 enum Plan {
+    /// The client is to ask again, there.
+    Redirect(String),
     Send(Outgoing),
     Upgrade(upgrade::Wish),
 }
@@ -159,6 +162,13 @@ fn asks_grpc(head: &Request) -> bool {
 
 fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     check_request(&head)?;
+    if head.method == Method::CONNECT && !head.is_extended_connect {
+        return Err(Failure::ConnectRefused);
+    }
+    if let Some(redirect) = talk.client.listener().policy.https_redirect {
+        let location = location(redirect, &head)?;
+        return Ok(Plan::Redirect(location));
+    }
     let routed = route(talk.client, &head)?;
     let service = routed.service.clone();
     talk.record.routed(&service);
@@ -188,6 +198,17 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
         head,
         upload,
     }))
+}
+
+/// The same host and path, by `https`.
+fn location(redirect: HttpsRedirect, head: &Request) -> Result<String, Failure> {
+    let host = head.host().ok_or(forwarded::BadRequest::MissingHost)?;
+    let target = match head.path_and_query() {
+        // It asks about the server as a whole.
+        "*" => "/",
+        target => target,
+    };
+    Ok(redirect.location(host, target))
 }
 
 /// Asks the limits whether the request may go on.
@@ -388,7 +409,9 @@ async fn connect(lease: &mut Lease, outgoing: &Outgoing) -> Result<Node, Setback
             let dialled = lease.upstream.http2().await.inspect_err(failed);
             let streams = dialled.map_err(unreachable)?;
             let is_whole = outgoing.head.framing == Framing::Empty;
-            let asked = streams.ask(&outgoing.head, false, is_whole).await;
+            let asked = streams
+                .ask(&outgoing.head, lease.upstream.has_tls(), is_whole)
+                .await;
             // A shared connection that takes no more streams was closed by the node some time ago.
             asked.map_err(|err| Setback::before_sending(err.into(), false))
         }

@@ -18,8 +18,8 @@ use tokio::net::TcpStream;
 
 use super::{reach, upgrade};
 use crate::{
-    accept::ClientConnection, dial::Upstream, lifeline::Lifeline, observe::Ended, proxy_out,
-    side::Http1, stream::Stream,
+    accept::ClientConnection, lifeline::Lifeline, observe::Ended, proxy_out, side::Http1,
+    stream::Stream, tls::Speak,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.
@@ -42,25 +42,18 @@ pub(crate) async fn forward(
     let service = client.worker().services[service].clone();
     let began = Instant::now();
     service.metrics.active.increment(1.0);
-    let reached = reach(
-        &client,
-        &service,
-        Class::Normal,
-        Upstream::connect,
-        |_, _| {},
-    )
-    .await;
+    let local = stream.socket().local_addr().ok();
+    let header = proxy_out::header_for(service.policy.proxy_protocol, &client, local);
+    let dial = (Speak::Bytes, &header[..]);
+    let reached = reach(&client, &service, Class::Normal, dial, |_, _| {}).await;
     let ended = match reached {
         Ok((node, lease)) => {
             lease.answered();
-            let local = stream.socket().local_addr().ok();
-            let mut to_node = proxy_out::header_for(service.policy.proxy_protocol, &client, local);
-            to_node.extend_from_slice(&first);
             let idle_timeout = service.policy.tunnel_idle_timeout;
             upgrade::relay(
                 Http1::new(stream, BytesMut::new()),
                 Http1::new(node, BytesMut::new()),
-                to_node.into(),
+                first,
                 idle_timeout,
                 client.lifeline(),
             )

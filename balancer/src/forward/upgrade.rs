@@ -28,12 +28,13 @@ use super::{
     upload::Upload,
 };
 use crate::{
-    dial::{Node, Upstream},
+    dial::Node,
     lifeline::Lifeline,
     observe::{Ended, Exchange},
     pick::{Lease, Service},
     rescue::Failure,
     side::{Http1, Side, SideError, poll_pass},
+    tls::Speak,
 };
 
 /// RFC 6455 §1.3.
@@ -157,8 +158,9 @@ async fn shake_hands(talk: &mut Talk<'_>, wish: &Wish) -> Result<(Node, Response
     let service = &wish.service;
     let record = &mut talk.record;
     let tell = |lease: &Lease, tries| record.tried(lease, tries);
-    let reached = reach(talk.client, service, wish.class, Upstream::fresh, tell);
-    let (mut node, lease) = reached.await?;
+    let dial = (Speak::Http1, &[][..]);
+    let (stream, lease) = reach(talk.client, service, wish.class, dial, tell).await?;
+    let mut node = lease.upstream.node_on(stream);
     node.ask(&wish.head);
     talk.lifeline.within(service.policy.response_head_timeout);
     let answered = poll_fn(|cx| poll_handshake(cx, talk, &mut node)).await;

@@ -24,6 +24,8 @@ pub(crate) enum TlsError {
     Refused(AlertDescription),
     #[error("the peer does not speak TLS as it should: {0}")]
     Malformed(Error),
+    #[error("the client speaks HTTP in the clear")]
+    PlainHttp,
     #[error("the connection broke off: {0}")]
     Io(io::Error),
     /// A fault of ours, such as an empty pool of randomness.
@@ -42,6 +44,7 @@ pub(crate) enum Reason {
     NoProtocol,
     Refused,
     Malformed,
+    PlainHttp,
     Io,
     Internal,
 }
@@ -57,6 +60,7 @@ impl TlsError {
             Self::NoProtocol => Reason::NoProtocol,
             Self::Refused(_) => Reason::Refused,
             Self::Malformed(_) => Reason::Malformed,
+            Self::PlainHttp => Reason::PlainHttp,
             Self::Io(_) => Reason::Io,
             Self::Internal(_) => Reason::Internal,
         }
@@ -64,7 +68,7 @@ impl TlsError {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Timeout,
         Self::UnknownName,
         Self::CertificateMissing,
@@ -73,6 +77,7 @@ impl Reason {
         Self::NoProtocol,
         Self::Refused,
         Self::Malformed,
+        Self::PlainHttp,
         Self::Io,
         Self::Internal,
     ];
@@ -87,6 +92,7 @@ impl Reason {
             Self::NoProtocol => "no_protocol",
             Self::Refused => "refused",
             Self::Malformed => "malformed",
+            Self::PlainHttp => "plain_http",
             Self::Io => "io",
             Self::Internal => "internal",
         }

@@ -90,6 +90,16 @@ fn iana_name(suite: CipherSuite) -> &'static str {
 }
 
 impl Agreed {
+    /// As ALPN has it.
+    pub(crate) fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Nothing => None,
+            Self::Http1 => Some(b"http/1.1"),
+            Self::Http2 => Some(b"h2"),
+            Self::Other(other) => Some(other),
+        }
+    }
+
     pub(super) fn of(protocol: Option<&[u8]>) -> Self {
         match protocol {
             None => Self::Nothing,
@@ -101,6 +111,13 @@ impl Agreed {
 }
 
 impl ClientCertificate {
+    /// The subject's name, where it has one that stands as it is: without characters that would have to be escaped.
+    pub(crate) fn common_name(&self) -> Option<&str> {
+        let mut parts = self.subject.split(',');
+        let name = parts.find_map(|it| it.strip_prefix("CN="))?;
+        (!name.contains('\\')).then_some(name)
+    }
+
     fn of(der: &CertificateDer<'_>) -> Self {
         // The library verified it, so that it is well formed; one that says nothing readable has no names to be let in by.
         let read = certificate::read(der).unwrap_or_default();

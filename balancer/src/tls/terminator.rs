@@ -12,7 +12,10 @@ use rustls::{
     time_provider::{DefaultTimeProvider, TimeProvider},
     version::{TLS12, TLS13},
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -68,27 +71,40 @@ impl Terminator {
         })
     }
 
-    /// Does the handshake within the configured time. What went wrong has been told to the client, as far as TLS has a word for
+    /// By when a client that has connected just now is to have shaken hands.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.config.handshake_timeout
+    }
+
+    /// Does the handshake until `deadline`. What went wrong has been told to the client, as far as TLS has a word for
     /// it, and counted.
     ///
     /// # Errors
     /// When the client does not become one that may speak; the stream is closed then.
-    pub(crate) async fn accept<S>(&self, stream: S) -> Result<Handshaken<S>, TlsError>
+    pub(crate) async fn accept<S>(
+        &self,
+        stream: S,
+        deadline: Instant,
+    ) -> Result<Handshaken<S>, TlsError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let acceptor = self.live.load().acceptor.clone();
-        let shaking = tokio::time::timeout(self.config.handshake_timeout, acceptor.accept(stream));
-        let res = match shaking.await {
-            Ok(Ok(stream)) => Ok(Handshaken::new(stream)),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(TlsError::Timeout),
+        let shaking = tokio::time::timeout_at(deadline, acceptor.accept(stream));
+        let stream = match shaking.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(self.refused(error.into())),
+            Err(_) => return Err(self.refused(TlsError::Timeout)),
         };
-        match &res {
-            Ok(handshaken) => self.metrics.completed(&handshaken.facts),
-            Err(error) => self.metrics.failed(error),
-        }
-        res
+        let handshaken = Handshaken::new(stream);
+        self.metrics.completed(&handshaken.facts);
+        Ok(handshaken)
+    }
+
+    /// Counts a client that gets no further.
+    pub(crate) fn refused(&self, error: TlsError) -> TlsError {
+        self.metrics.failed(&error);
+        error
     }
 
     pub(super) fn is(&self, listener: &ListenerName, config: &ListenerTls) -> bool {

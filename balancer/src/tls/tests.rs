@@ -207,7 +207,7 @@ async fn meet(tls: &Tls, client: &Arc<ClientConfig>, name: &str) -> Met {
         Ok(stream)
     };
     let accepting = async {
-        let mut handshaken = terminator.accept(ours).await?;
+        let mut handshaken = terminator.accept(ours, terminator.deadline()).await?;
         // The client may be gone already, because it refused us.
         let _ = tokio::io::AsyncWriteExt::write_all(&mut handshaken.stream, b"!").await;
         let _ = tokio::io::AsyncWriteExt::flush(&mut handshaken.stream).await;

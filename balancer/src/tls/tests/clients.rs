@@ -223,7 +223,8 @@ async fn a_client_that_says_nothing_is_cut() {
         .expect("the files are good");
     let began = tokio::time::Instant::now();
     let (ours, _theirs) = duplex(1024);
-    let error = tls.terminator(0).expect("it ends TLS").accept(ours).await;
+    let terminator = tls.terminator(0).expect("it ends TLS");
+    let error = terminator.accept(ours, terminator.deadline()).await;
     assert_eq!(error.expect_err("nobody spoke").reason().code(), "timeout");
     assert_eq!(began.elapsed(), Duration::from_secs(3));
 }
@@ -244,7 +245,7 @@ async fn garbage_is_answered_with_an_alert() {
         theirs.write_all(sent).await.expect("there is room");
         theirs.shutdown().await.expect("it is open");
         let error = terminator
-            .accept(ours)
+            .accept(ours, terminator.deadline())
             .await
             .expect_err("it is no handshake");
         assert_eq!(error.reason().code(), reason, "{error}");

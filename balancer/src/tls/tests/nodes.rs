@@ -132,7 +132,7 @@ async fn speak_to(us: &Tls, node: &Tls, speak: Speak) -> Result<Agreed, TlsError
     let terminator = node.terminator(0).expect("it ends TLS");
     let connector = us.connector(0).expect("it speaks TLS");
     let answering = async {
-        let mut handshaken = terminator.accept(theirs).await?;
+        let mut handshaken = terminator.accept(theirs, terminator.deadline()).await?;
         tokio::io::AsyncWriteExt::write_all(&mut handshaken.stream, b"!").await?;
         tokio::io::AsyncWriteExt::flush(&mut handshaken.stream).await?;
         Ok::<_, TlsError>(())
