@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod http;
+mod splice;
 pub(crate) mod tcp;
 pub(crate) mod upgrade;
 mod upload;

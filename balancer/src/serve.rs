@@ -64,7 +64,7 @@ pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: Stream, f
         let head = match next_head(&client, &lifeline, &mut side, limits).await {
             Next::Head(head) => head,
             Next::Over => return,
-            Next::Bad(err) => return refuse(&client, &lifeline, side, err).await,
+            Next::Bad(err) => return Box::pin(refuse(&client, &lifeline, side, err)).await,
         };
         if head[..] == b"\r\n"[..] && empty_lines < EMPTY_LINES_MAX {
             empty_lines += 1;
@@ -73,7 +73,7 @@ pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: Stream, f
         empty_lines = 0;
         let request = match parse_request(&head, limits) {
             Ok(request) => request,
-            Err(err) => return refuse(&client, &lifeline, side, err).await,
+            Err(err) => return Box::pin(refuse(&client, &lifeline, side, err)).await,
         };
         drop(head);
         if let Side::Http1(side) = &mut side {
@@ -84,10 +84,10 @@ pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: Stream, f
         match after {
             After::Reuse => {}
             After::Close => return,
-            After::Linger => return linger(&lifeline, side).await,
+            After::Linger => return Box::pin(linger(&lifeline, side)).await,
             After::Tunnel(tunnel) => {
                 if let Side::Http1(side) = side {
-                    tunnel.run(side, &lifeline).await;
+                    Box::pin(tunnel.run(side, &lifeline)).await;
                 }
                 return;
             }

@@ -28,7 +28,7 @@ pub(crate) enum Stream {
 
 impl Stream {
     /// The socket, where bytes can be moved without anybody looking at them.
-    pub(crate) fn as_plain(&self) -> Option<&TcpStream> {
+    pub(crate) fn as_plain_mut(&mut self) -> Option<&mut TcpStream> {
         match self {
             Self::Plain(socket) => Some(socket),
             Self::FromClient(_) | Self::ToNode(_) => None,

@@ -202,10 +202,9 @@ impl Frames {
     fn next(&mut self, bytes: &mut &[u8]) -> Option<Seen> {
         if self.skip > 0
             && let Some((frame, unit)) = self.looks_into
+            && let Some(seen) = self.next_unit(bytes, frame, usize::from(unit))
         {
-            if let Some(seen) = self.next_unit(bytes, frame, usize::from(unit)) {
-                return Some(seen);
-            }
+            return Some(seen);
         }
         let skipped = (self.skip as usize).min(bytes.len());
         self.skip -= skipped as u32;

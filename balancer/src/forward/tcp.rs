@@ -7,6 +7,7 @@ use std::{
     cell::RefCell,
     io,
     net::Shutdown,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -14,9 +15,16 @@ use std::{
 
 use balancer_core::queue::Class;
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+};
 
-use super::{reach, upgrade};
+use super::{
+    reach,
+    splice::{Bulk, Moved},
+    upgrade,
+};
 use crate::{
     accept::ClientConnection, lifeline::Lifeline, observe::Ended, proxy_out, side::Http1,
     stream::Stream, tls::Speak,
@@ -71,8 +79,8 @@ pub(crate) async fn forward(
 
 /// Two sockets and the bytes between them.
 pub(crate) struct Relay<'a> {
-    client: &'a TcpStream,
-    node: &'a TcpStream,
+    client: &'a mut TcpStream,
+    node: &'a mut TcpStream,
     to_node: Direction,
     to_client: Direction,
 }
@@ -84,13 +92,14 @@ struct Direction {
     read_all: bool,
     done: bool,
     moved: u64,
+    bulk: Bulk,
 }
 
 impl<'a> Relay<'a> {
     /// `to_node` and `to_client` were read from the other side already.
     pub(crate) fn new(
-        client: &'a TcpStream,
-        node: &'a TcpStream,
+        client: &'a mut TcpStream,
+        node: &'a mut TcpStream,
         to_node: Bytes,
         to_client: Bytes,
     ) -> Self {
@@ -146,7 +155,7 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &TcpStream,
+        from: &mut TcpStream,
         to: &TcpStream,
     ) -> Poll<io::Result<()>> {
         for _ in 0..ROUNDS_MAX {
@@ -157,6 +166,8 @@ impl Direction {
             } else if self.read_all {
                 self.done = true;
                 end_writing(to)?;
+            } else if self.bulk.is_on() {
+                ready!(self.poll_bulk(cx, from, to))?;
             } else {
                 ready!(self.poll_pass(cx, from, to))?;
             }
@@ -178,26 +189,41 @@ impl Direction {
         }
     }
 
-    /// Reads once and writes at once; what the other side does not take is kept.
-    fn poll_pass(
+    fn poll_bulk(
         &mut self,
         cx: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
     ) -> Poll<io::Result<()>> {
-        BUFFER.with_borrow_mut(|buffer| match from.try_read(buffer) {
-            Ok(0) => {
-                self.read_all = true;
-                Poll::Ready(Ok(()))
-            }
-            Ok(n) => {
-                let written = written_now(to.try_write(&buffer[..n]))?;
-                self.moved += written as u64;
-                self.rest = Bytes::copy_from_slice(&buffer[written..n]);
-                Poll::Ready(Ok(()))
-            }
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => from.poll_read_ready(cx),
-            Err(err) => Poll::Ready(Err(err)),
+        match ready!(self.bulk.poll(cx, from, to))? {
+            Moved::Bytes(n) => self.moved += n as u64,
+            Moved::End => self.read_all = true,
+            Moved::NotBulk => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once and writes at once; what the other side does not take is kept.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TcpStream,
+        to: &TcpStream,
+    ) -> Poll<io::Result<()>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            // This way of reading knows from a short read that nothing is left, and need not ask the kernel again.
+            let mut read = ReadBuf::new(buffer);
+            ready!(Pin::new(from).poll_read(cx, &mut read))?;
+            let bytes = read.filled();
+            self.read_all = bytes.is_empty();
+            self.bulk.read(bytes.len() == BUFFER_BYTES);
+            let written = match bytes {
+                [] => 0,
+                bytes => written_now(to.try_write(bytes))?,
+            };
+            self.moved += written as u64;
+            self.rest = Bytes::copy_from_slice(&bytes[written..]);
+            Poll::Ready(Ok(()))
         })
     }
 }

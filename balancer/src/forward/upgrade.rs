@@ -271,11 +271,12 @@ pub(super) async fn relay(
     {
         return Ended::ClientGone;
     }
-    if let (Some(client_socket), Some(node_socket)) =
-        (client.stream().as_plain(), node.stream().as_plain())
-    {
-        let to_node = [&first, client.read_ahead()].concat();
-        let to_client = Bytes::copy_from_slice(node.read_ahead());
+    let to_node = [&first, client.read_ahead()].concat();
+    let to_client = Bytes::copy_from_slice(node.read_ahead());
+    if let (Some(client_socket), Some(node_socket)) = (
+        client.stream_mut().as_plain_mut(),
+        node.stream_mut().as_plain_mut(),
+    ) {
         return Relay::new(client_socket, node_socket, to_node.into(), to_client)
             .run(lifeline, idle_timeout)
             .await;

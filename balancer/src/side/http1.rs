@@ -102,8 +102,8 @@ impl Http1 {
         }
     }
 
-    pub(crate) fn stream(&self) -> &Stream {
-        &self.stream
+    pub(crate) fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
     }
 
     /// What was read from the stream and not used.

@@ -133,7 +133,6 @@ async fn trailers_that_would_become_lines() {
                 ("x", "y\r\n\r\nGET /victim/evil HTTP/1.1\r\nhost: a\r\n\r\n"),
                 ("x\r\ny", "z"),
                 ("x", "y\0"),
-                (":path", "/victim/evil"),
                 ("connection", "close"),
                 ("transfer-encoding", "chunked"),
             ] {
