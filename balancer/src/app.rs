@@ -36,7 +36,7 @@ use crate::{
         AccessLog, AccessSink, Metrics,
         admission::{AdmissionMetrics, GateMetrics, RefusalMetrics},
     },
-    pick::Service,
+    pick::{Service, ServiceWide},
     tls::{Tls, TlsLoadError},
     watch::{self, Core, ViewStart},
     worker::{self, Applied, ORDERS_WAITING, SUSPICIONS_WAITING, Target, Worker},
@@ -240,18 +240,9 @@ impl Plan {
     fn start(mut self, log_written: oneshot::Receiver<()>) -> Result<Balancer, StartError> {
         let (suspicions, suspected) = mpsc::channel(SUSPICIONS_WAITING);
         let applied_changed = Arc::new(Notify::new());
-        let budgets: Vec<_> = self
-            .config
-            .services
-            .iter()
-            .map(|it| Arc::new(Budget::new(it.retry_ratio)))
-            .collect();
-        let gates: Vec<_> = self
-            .config
-            .services
-            .iter()
-            .map(|it| self.gate(it))
-            .collect();
+        let of_service = |(idx, it)| self.service_wide(idx, it);
+        let services = self.config.services.iter().enumerate();
+        let services: Vec<_> = services.map(of_service).collect();
         let (mut cores, mut threads, mut pulses) = (Vec::new(), Vec::new(), Vec::new());
         for idx in 0..self.config.workers {
             let applied = Arc::new(Applied::new(applied_changed.clone()));
@@ -259,7 +250,7 @@ impl Plan {
             let (batches, inbox) = mpsc::channel(ORDERS_WAITING);
             let (leave, left) = oneshot::channel();
             let start = worker::Start {
-                worker: self.worker(&budgets, &gates, suspicions.clone(), pulse.clone()),
+                worker: self.worker(&services, suspicions.clone(), pulse.clone()),
                 listeners: self.sockets_of_core(),
                 batches: inbox,
                 applied: applied.clone(),
@@ -296,24 +287,21 @@ impl Plan {
 
     fn worker(
         &self,
-        budgets: &[Arc<Budget>],
-        gates: &[Arc<Gate>],
+        services: &[ServiceWide],
         suspicions: mpsc::Sender<worker::Suspicion>,
         pulse: Arc<Pulse>,
     ) -> Worker {
-        let services = budgets
+        let services = services
             .iter()
             .enumerate()
-            .map(|(idx, budget)| {
+            .map(|(idx, wide)| {
                 let policy = self.config.services[idx].clone();
                 let metrics = self.metrics.service(policy.name.as_str());
                 Arc::new(Service::new(
                     idx,
                     policy,
                     metrics,
-                    budget.clone(),
-                    gates[idx].clone(),
-                    self.tls.connector(idx),
+                    wide.clone(),
                     self.epoch,
                     Rng::new(),
                 ))
@@ -334,11 +322,14 @@ impl Plan {
         }
     }
 
-    fn gate(&self, service: &config::Service) -> Arc<Gate> {
-        let metrics = self
-            .metrics
-            .with(|| GateMetrics::new(service.name.as_str()));
-        Gate::new(service, metrics, self.epoch, Rng::new())
+    fn service_wide(&self, idx: usize, service: &config::Service) -> ServiceWide {
+        let name = service.name.as_str();
+        let metrics = self.metrics.with(|| GateMetrics::new(name));
+        ServiceWide {
+            budget: Arc::new(Budget::new(service.retry_ratio)),
+            gate: Gate::new(service, metrics, self.epoch, Rng::new()),
+            connector: self.tls.connector(idx),
+        }
     }
 
     fn sockets_of_core(&mut self) -> Vec<(Arc<Listener>, std::net::TcpListener)> {

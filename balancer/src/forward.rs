@@ -27,7 +27,7 @@ pub(crate) async fn reach(
     (speak, header): (Speak, &[u8]),
     mut tell: impl FnMut(&Lease, u32),
 ) -> Result<(Stream, Lease), Failure> {
-    service.budget.deposit();
+    service.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let lease = service.pick(Instant::now(), class, &mut tried).await?;

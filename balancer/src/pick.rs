@@ -37,6 +37,17 @@ pub(crate) enum PickError {
     QueueFull,
 }
 
+/// What all cores share of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceWide {
+    /// Retries are a share of the service's whole traffic.
+    pub(crate) budget: Arc<Budget>,
+    /// In front of the endpoints' places.
+    pub(crate) gate: Arc<Gate>,
+    /// Of a service that is spoken to in TLS, and with it the sessions to resume.
+    pub(crate) connector: Option<Arc<Connector>>,
+}
+
 /// One core's view of one service.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -44,12 +55,7 @@ pub(crate) struct Service {
     pub(crate) idx: usize,
     pub(crate) policy: config::Service,
     pub(crate) metrics: ServiceMetrics,
-    /// Shared by all cores: retries are a share of the service's whole traffic.
-    pub(crate) budget: Arc<Budget>,
-    /// Shared by all cores, as the endpoints' places are.
-    gate: Arc<Gate>,
-    /// Shared by all cores, and with it the sessions to resume.
-    tls: Option<Arc<Connector>>,
+    wide: ServiceWide,
     epoch: Instant,
     dial: DialPolicy,
     pool: Mutex<Pool<Arc<Upstream>>>,
@@ -82,9 +88,7 @@ impl Service {
         idx: usize,
         policy: config::Service,
         metrics: ServiceMetrics,
-        budget: Arc<Budget>,
-        gate: Arc<Gate>,
-        tls: Option<Arc<Connector>>,
+        wide: ServiceWide,
         epoch: Instant,
         rng: Rng,
     ) -> Self {
@@ -99,9 +103,7 @@ impl Service {
             idx,
             policy,
             metrics,
-            budget,
-            gate,
-            tls,
+            wide,
             epoch,
             dial,
             pool: Mutex::default(),
@@ -124,7 +126,7 @@ impl Service {
         class: Class,
         tried: &mut Vec<NodeId>,
     ) -> Result<Lease, PickError> {
-        if !self.gate.has_waiters()
+        if !self.wide.gate.has_waiters()
             && let Ok(lease) = self.attempt(now, tried)
         {
             return Ok(lease);
@@ -145,7 +147,7 @@ impl Service {
         let upstream = Arc::new(Upstream::new(
             endpoint,
             self.dial,
-            self.tls.clone(),
+            self.wide.connector.clone(),
             self.metrics.dials.clone(),
         ));
         let mut pool = self.lock_pool();
@@ -171,12 +173,17 @@ impl Service {
     /// An endpoint that was under suspicion has answered a probe.
     pub(crate) fn announce_arrival(&self) {
         self.arrival.notify_waiters();
-        self.gate.opened();
+        self.wide.gate.opened();
+    }
+
+    /// Every request pays for some retries.
+    pub(crate) fn deposit(&self) {
+        self.wide.budget.deposit();
     }
 
     /// Takes one retry from the service's budget, if it can be afforded.
     pub(crate) fn may_retry(&self) -> bool {
-        let allowed = self.budget.withdraw(nanos(self.epoch, Instant::now()));
+        let allowed = self.wide.budget.withdraw(nanos(self.epoch, Instant::now()));
         let counter = if allowed {
             &self.metrics.retries
         } else {
@@ -203,17 +210,17 @@ impl Service {
 
     /// One try, within the limits on places.
     fn attempt(&self, now: Instant, tried: &[NodeId]) -> Result<Lease, Unavailable> {
-        if !self.gate.is_limited() {
+        if !self.wide.gate.is_limited() {
             return self.try_pick(now, tried).ok_or(Unavailable::NoEndpoint);
         }
-        if !self.gate.try_begin() {
+        if !self.wide.gate.try_begin() {
             return Err(Unavailable::Busy);
         }
         let Some(mut lease) = self.try_pick(now, tried) else {
-            self.gate.undo();
+            self.wide.gate.undo();
             return Err(self.why_none(tried));
         };
-        lease.gate = Some(self.gate.clone());
+        lease.gate = Some(self.wide.gate.clone());
         Ok(lease)
     }
 
@@ -229,7 +236,7 @@ impl Service {
     async fn wait(&self, class: Class, tried: &mut Vec<NodeId>) -> Result<Lease, PickError> {
         let deadline = tokio::time::Instant::now() + self.policy.queue_wait;
         // Who has tried everybody waits for an arrival, and must be there when it comes, not in a queue.
-        let must_queue = self.gate.has_waiters() && self.why_none(tried) == Unavailable::Busy;
+        let must_queue = self.wide.gate.has_waiters() && self.why_none(tried) == Unavailable::Busy;
         let mut found = match must_queue {
             true => Err(Unavailable::Busy),
             false => self.attempt(Instant::now(), tried),
@@ -250,7 +257,7 @@ impl Service {
         class: Class,
         tried: &mut Vec<NodeId>,
     ) -> Result<Result<Lease, Unavailable>, PickError> {
-        let entered = self.gate.enter(class);
+        let entered = self.wide.gate.enter(class);
         let mut place = entered.map_err(|NoRoom| PickError::QueueFull)?;
         let _counted = Queued::new(&self.metrics);
         let mut may_try = place.is_first();

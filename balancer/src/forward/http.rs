@@ -281,7 +281,7 @@ fn may_repeat(head: &Request) -> bool {
 /// Sends the request to one node after another until one answers or the rules forbid another try.
 async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, Failure> {
     let service = outgoing.service.clone();
-    service.budget.deposit();
+    service.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let mut lease = service
