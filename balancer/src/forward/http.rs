@@ -162,9 +162,6 @@ fn asks_grpc(head: &Request) -> bool {
 
 fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     check_request(&head)?;
-    if head.method == Method::CONNECT && !head.is_extended_connect {
-        return Err(Failure::ConnectRefused);
-    }
     if let Some(redirect) = talk.client.listener().policy.https_redirect {
         let location = location(redirect, &head)?;
         return Ok(Plan::Redirect(location));
@@ -204,6 +201,8 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
 fn location(redirect: HttpsRedirect, head: &Request) -> Result<String, Failure> {
     let host = head.host().ok_or(forwarded::BadRequest::MissingHost)?;
     let target = match head.path_and_query() {
+        // Only a `CONNECT` has no path.
+        "" => return Err(Failure::ConnectRefused),
         // It asks about the server as a whole.
         "*" => "/",
         target => target,

@@ -16,4 +16,6 @@ mod relay;
 mod retries;
 mod routes;
 mod streaming;
+mod tls;
+mod tls_nodes;
 mod websocket;
