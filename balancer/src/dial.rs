@@ -3,7 +3,7 @@
 //! Each core keeps its own, so that a request never leaves its core. A connection to a node that is leaving is closed from this
 //! side as soon as its last exchange ends; that is what lets the node go without cutting anybody.
 
-mod shared;
+mod multiplexed;
 
 use std::{
     io,
@@ -25,7 +25,7 @@ use metrics::Counter;
 use thiserror::Error;
 use tokio::io::AsyncWriteExt;
 
-use self::shared::{Place, Shared};
+use self::multiplexed::{Place, Shared};
 use crate::{
     net,
     side::{
@@ -206,7 +206,7 @@ impl Upstream {
 
     async fn multiplexed(&self) -> Result<Streams, DialError> {
         let stream = self.connect(Speak::Http2, &[]).await?;
-        let shared = shared::open(stream, self.policy.head).await?;
+        let shared = multiplexed::open(stream, self.policy.head).await?;
         let place = Place::take(&shared);
         if !self.is_retired() {
             lock(&self.shared).push(shared);

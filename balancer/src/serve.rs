@@ -79,7 +79,7 @@ pub(crate) async fn serve_http1(client: Arc<ClientConnection>, stream: Stream, f
         if let Side::Http1(side) = &mut side {
             side.begin_body(request.framing);
         }
-        // Boxed, so that a connection without an exchange is small.
+        // Boxed, as is all that most connections never do, so that a connection without an exchange is small.
         let after = Box::pin(exchange(&client, &lifeline, &mut side, request)).await;
         match after {
             After::Reuse => {}

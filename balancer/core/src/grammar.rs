@@ -1,4 +1,4 @@
-//! Which rule of HTTP/2's framing does a client break, and what must it be told? (RFC 9113 §4 to §6)
+//! Says which rule of HTTP/2's framing a client breaks, and what it is to be told (RFC 9113 §4 to §6).
 //!
 //! The library below ends the connection of every client that breaks one, and calls nearly all of it a protocol error. This reads the
 //! frames as they pass, without their contents, and knows the code that is due; what it finds nothing wrong with and the library

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tests::{
     cluster::{Balancer, Setup, check},
     origin::{
-        Dialogue, Origin,
+        Dialogue,
         web::{Speaks, Web, content},
     },
 };

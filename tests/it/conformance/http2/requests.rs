@@ -3,6 +3,7 @@
 use tests::raw::{
     frame::{Frame, code, flag},
     hpack::Block,
+    http2::Outcome,
 };
 
 use super::Stage;
