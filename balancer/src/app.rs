@@ -35,6 +35,7 @@ use crate::{
     observe::AccessSink,
     reload,
     takeover::{Elder, Heir, HeirStream, TakeoverError},
+    tls::TlsLoadError,
     watch::{Order, Question},
     world::{InForce, KeptSockets},
 };
@@ -61,6 +62,8 @@ pub enum StartError {
         address: SocketAddr,
         cause: io::Error,
     },
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsLoadError),
     #[error("admin socket: {0}")]
     AdminSocket(#[from] SocketError),
     #[error(transparent)]

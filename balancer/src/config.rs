@@ -18,26 +18,39 @@ use balancer_core::{
 use serde::{Deserialize, Serialize, Serializer};
 
 mod admin;
+mod admission;
+mod busy;
 mod check;
 mod explain;
 mod fixed;
 mod outlier;
 mod picking;
+mod probe;
+mod proxy_protocol;
 mod raw;
 pub mod rules;
 mod shown;
 mod takeover;
+mod tls;
 mod tracing;
 mod tries;
 mod value;
 
 pub use admin::{Admin, AdminSocket, SocketMode};
+pub use admission::{Admission, MemoryMax, Rate};
+pub use busy::{Adaptive, Priority};
 pub(crate) use check::host_name;
 pub use explain::ExplainConfig;
 pub use outlier::Outlier;
 pub use picking::{Pick, PickPolicy, SameSiteWord, SlowStart, Sticky};
+pub use probe::{HttpProbe, Probe, ProbeKind, Statuses};
+pub use proxy_protocol::{ProxyIn, ProxyMode};
 pub use rules::Actions;
 pub use takeover::Takeover;
+pub use tls::{
+    Alpn, CertificateFiles, ClientAuth, ClientTrust, Hsts, HttpsRedirect, ListenerTls, ServerTrust,
+    ServiceTls, SniRoute, TlsVersion,
+};
 pub use tracing::{Endpoint, Parent, Protocol, TracingConfig};
 pub use tries::Tries;
 
@@ -65,6 +78,7 @@ pub struct Config {
     pub explain: ExplainConfig,
     /// Default: none, nothing is traced.
     pub tracing: Option<TracingConfig>,
+    pub admission: Admission,
     /// At least one.
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
@@ -151,6 +165,16 @@ pub struct Listener {
     pub server_timing: bool,
     /// Whose word about the client counts. Default: nobody's.
     pub trusted_proxies: Trusted,
+    /// How the TLS of clients is ended here. Default: not at all.
+    pub tls: Option<ListenerTls>,
+    /// Whose TLS is passed on untouched. Default: nobody's.
+    #[serde(skip)]
+    pub sni: Vec<SniRoute>,
+    /// What browsers are to remember: only set beside `tls`. Default: nothing.
+    pub hsts: Option<Hsts>,
+    /// Where every request is sent: never set beside `tls`. Default: requests are served.
+    pub https_redirect: Option<HttpsRedirect>,
+    pub proxy_protocol: ProxyIn,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,8 +239,14 @@ pub struct Service {
     /// How long a request waits for an endpoint while there is none to take it. Default: 1 s.
     #[serde(serialize_with = "humantime_serde::serialize")]
     pub queue_wait: Duration,
-    /// How many requests may wait, per worker; the next is refused at once. Default: 1,024; 0 lets none wait.
+    /// How many requests may wait, per worker while there is no endpoint, over all workers while all are busy; the next is refused
+    /// at once. Default: 1,024; 0 lets none wait.
     pub queue_max: usize,
+    /// How many requests each endpoint may have in flight, over all workers. Default: 0, no limit.
+    pub max_requests_per_endpoint: u32,
+    pub priority: Priority,
+    /// Default: none, as many requests may be in flight as come.
+    pub adaptive: Option<Adaptive>,
     /// How often one request is tried, the first time included. Default: 3.
     pub max_tries: u32,
     /// How many retries each request pays for: 0.2 lets one request in five be tried again. Default: 0.2.
@@ -228,6 +258,8 @@ pub struct Service {
     pub outlier: Outlier,
     pub slow_start: Option<SlowStart>,
     pub sticky: Option<Sticky>,
+    /// How endpoints are spoken to in TLS. Default: in the clear.
+    pub tls: Option<ServiceTls>,
 }
 
 /// Where the endpoints of a service come from.
@@ -270,35 +302,10 @@ pub enum UpstreamProtocol {
 pub enum ProxyProtocol {
     #[default]
     Off,
-    /// With the binary header of the PROXY protocol, version 2.
+    /// With the line of version 1 of the PROXY protocol.
+    V1,
+    /// With the binary header of version 2, and all that is known in its extensions.
     V2,
-}
-
-/// How the balancer sees for itself whether an endpoint lives.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Probe {
-    pub kind: ProbeKind,
-    /// From one probe of an endpoint to the next. Default: 1 s.
-    #[serde(serialize_with = "humantime_serde::serialize")]
-    pub interval: Duration,
-    /// How long an answer may take. Default: 1 s.
-    #[serde(serialize_with = "humantime_serde::serialize")]
-    pub timeout: Duration,
-    /// How many good probes in a row make an endpoint healthy. Default: 1.
-    pub healthy_after: u32,
-    /// How many bad probes in a row make an endpoint unhealthy. Default: 2.
-    pub unhealthy_after: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProbeKind {
-    /// A connection that is made is good. The default.
-    Tcp,
-    /// A response of class 2xx to `GET` is good.
-    Http { path: String },
-    /// Endpoints are never asked.
-    Off,
 }
 
 impl Config {

@@ -1,14 +1,17 @@
 //! What does this client speak? Read as few bytes as it takes to know, and keep them for whoever serves it.
 
-use std::io;
+use std::{future::poll_fn, io};
 
 use balancer_core::preface::{self, Preface};
 use bytes::BytesMut;
 use thiserror::Error;
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::{accept::ClientConnection, config::ListenerProtocol, lifeline::HEAD_WHILE_DRAINING};
+use crate::{
+    accept::ClientConnection, config::ListenerProtocol, lifeline::HEAD_WHILE_DRAINING,
+    stream::Stream, tls::Agreed,
+};
 
 /// Room for the first bytes: most requests' whole head, so that the next reader parses it without another system call.
 const FIRST_READ: usize = 2048;
@@ -40,8 +43,15 @@ pub(crate) enum DetectError {
 /// When the client closes, fails or dawdles before it has said what it speaks.
 pub(crate) async fn detect(
     client: &ClientConnection,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
+    mut first: BytesMut,
 ) -> Result<Spoken, DetectError> {
+    // What was agreed on in TLS is spoken.
+    match client.tls().map(|it| &it.agreed) {
+        Some(Agreed::Http1) => return Ok(Spoken::Http1(first)),
+        Some(Agreed::Http2) => return Ok(Spoken::Http2(first)),
+        Some(Agreed::Nothing | Agreed::Other(_)) | None => {}
+    }
     let policy = &client.listener().policy;
     let is_http = policy.protocol == ListenerProtocol::Http;
     let timeout = if is_http {
@@ -49,7 +59,6 @@ pub(crate) async fn detect(
     } else {
         policy.detect_timeout
     };
-    let mut first = BytesMut::new();
     let read = tokio::time::timeout(timeout, read_preface(stream, &mut first));
     let read = tokio::select! {
         read = read => read,
@@ -63,28 +72,28 @@ pub(crate) async fn detect(
 }
 
 /// Once the balancer leaves, a request that is on its way still gets through.
-async fn out_of_time(stop: &CancellationToken) {
+pub(crate) async fn out_of_time(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(HEAD_WHILE_DRAINING).await;
 }
 
 async fn read_preface(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     first: &mut BytesMut,
 ) -> Result<fn(BytesMut) -> Spoken, DetectError> {
     loop {
-        // A client that says nothing takes no buffer.
-        stream.readable().await?;
-        first.reserve(FIRST_READ);
-        if stream.read_buf(first).await? == 0 {
-            return Err(DetectError::Closed);
-        }
         match preface::read(first) {
             Preface::Http1 => return Ok(Spoken::Http1),
             Preface::Http2 => return Ok(Spoken::Http2),
             Preface::Tls => return Ok(Spoken::Tls),
             Preface::Opaque => return Ok(Spoken::Opaque),
             Preface::Undecided => {}
+        }
+        // A client that says nothing takes no buffer.
+        poll_fn(|cx| stream.poll_readable(cx)).await?;
+        first.reserve(FIRST_READ);
+        if stream.read_buf(first).await? == 0 {
+            return Err(DetectError::Closed);
         }
     }
 }

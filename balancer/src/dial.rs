@@ -23,6 +23,7 @@ use bytes::BytesMut;
 use http::Method;
 use metrics::Counter;
 use thiserror::Error;
+use tokio::io::AsyncWriteExt;
 
 use self::multiplexed::{Place, Shared};
 use crate::{
@@ -32,12 +33,15 @@ use crate::{
         response_from_http2,
     },
     stream::Stream,
+    tls::{Connector, Speak, TlsError},
 };
 
 #[derive(Debug, Error)]
 pub(crate) enum DialError {
     #[error("connecting: {0}")]
     Connect(#[from] io::Error),
+    #[error("shaking hands in TLS: {0}")]
+    Tls(#[from] TlsError),
     #[error("beginning http/2: {0}")]
     Handshake(#[from] h2::Error),
 }
@@ -71,6 +75,8 @@ pub(crate) struct DialPolicy {
 pub(crate) struct Upstream {
     pub(crate) endpoint: Arc<Endpoint>,
     policy: DialPolicy,
+    /// Of a service that is spoken to in TLS.
+    tls: Option<Arc<Connector>>,
     made: Counter,
     idle: Mutex<Vec<Idle>>,
     shared: Mutex<Vec<Arc<Shared>>>,
@@ -107,10 +113,16 @@ impl Member for Upstream {
 }
 
 impl Upstream {
-    pub(crate) fn new(endpoint: Arc<Endpoint>, policy: DialPolicy, made: Counter) -> Self {
+    pub(crate) fn new(
+        endpoint: Arc<Endpoint>,
+        policy: DialPolicy,
+        tls: Option<Arc<Connector>>,
+        made: Counter,
+    ) -> Self {
         Self {
             endpoint,
             policy,
+            tls,
             made,
             idle: Mutex::default(),
             shared: Mutex::default(),
@@ -147,13 +159,14 @@ impl Upstream {
         Box::pin(self.fresh()).await
     }
 
-    /// A connection that nobody used before: what is asked on it may turn it into a tunnel.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub(crate) async fn fresh(&self) -> Result<Node, DialError> {
-        let stream = self.connect().await?;
-        Ok(self.node(Http1::new(stream, BytesMut::new()), false))
+    async fn fresh(&self) -> Result<Node, DialError> {
+        let stream = self.connect(Speak::Http1, &[]).await?;
+        Ok(self.node_on(stream))
+    }
+
+    /// A node that is spoken to on a connection of its own: what is asked on it may turn it into a tunnel.
+    pub(crate) fn node_on(&self, stream: Stream) -> Node {
+        self.node(Http1::new(stream, BytesMut::new()), false)
     }
 
     /// A place on a connection that speaks HTTP/2.
@@ -192,7 +205,7 @@ impl Upstream {
     }
 
     async fn multiplexed(&self) -> Result<Streams, DialError> {
-        let stream = self.connect().await?;
+        let stream = self.connect(Speak::Http2, &[]).await?;
         let shared = multiplexed::open(stream, self.policy.head).await?;
         let place = Place::take(&shared);
         if !self.is_retired() {
@@ -204,14 +217,28 @@ impl Upstream {
         })
     }
 
-    /// A bare connection, for bytes that are not HTTP.
+    /// Whether the endpoint is spoken to in TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// A connection of its own. `header` is said first, before any TLS.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub(crate) async fn connect(&self) -> Result<Stream, DialError> {
-        let socket = net::connect(self.endpoint.address, self.policy.connect_timeout).await?;
+    pub(crate) async fn connect(&self, speak: Speak, header: &[u8]) -> Result<Stream, DialError> {
+        let address = self.endpoint.address;
+        let mut socket = net::connect(address, self.policy.connect_timeout).await?;
         self.made.increment(1);
-        Ok(Stream::Plain(socket))
+        if !header.is_empty() {
+            // The kernel takes so few bytes at once.
+            socket.write_all(header).await?;
+        }
+        let Some(tls) = &self.tls else {
+            return Ok(Stream::Plain(socket));
+        };
+        let secured = tls.connect(socket, address.ip(), speak).await?;
+        Ok(Stream::ToNode(Box::new(secured)))
     }
 
     /// Takes back a connection whose exchange has ended cleanly.

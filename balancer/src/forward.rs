@@ -17,25 +17,26 @@ use balancer_core::{affinity::Asked, name::NodeId};
 
 use crate::{
     accept::ClientConnection,
-    dial::{DialError, Upstream},
     pick::{Lease, Service},
     rescue::Failure,
+    stream::Stream,
+    tls::Speak,
 };
 
-/// Dials one node after another until one can be reached; nothing has been sent yet, so every failure may be tried elsewhere.
-pub(crate) async fn reach<T>(
+/// Dials one node after another until one can be reached; nothing of the client's has been sent yet, so every failure may be tried elsewhere.
+pub(crate) async fn reach(
     client: &ClientConnection,
     service: &Service,
     asked: &Asked,
-    dial: impl AsyncFn(&Upstream) -> Result<T, DialError>,
+    (speak, header): (Speak, &[u8]),
     mut tell: impl FnMut(&Lease, u32),
-) -> Result<(T, Lease), Failure> {
-    service.budget.deposit();
+) -> Result<(Stream, Lease), Failure> {
+    service.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let lease = service.pick(Instant::now(), asked, &mut tried).await?;
         tell(&lease, tries);
-        match dial(&lease.upstream).await {
+        match lease.upstream.connect(speak, header).await {
             Ok(reached) => return Ok((reached, lease)),
             Err(err) => {
                 service.metrics.dial_failures.increment(1);

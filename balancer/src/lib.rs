@@ -5,6 +5,8 @@
 //!
 //! ```text
 //! accept::accept_all   one listening socket per core    → a connection with a permit
+//! admit::Admission     limits by number, source, memory → ConnectionPermit; PROXY headers are read by proxy_in
+//! secure::begin_…      TLS ended, or passed on by name  → a stream of plain bytes
 //! detect::detect       the first bytes                  → Spoken: http/1, h2, TLS or opaque
 //! forward::http        serve_http1 / serve_http2        → one `exchange` per request
 //! route::route         listener, host, path             → Routed: a service
@@ -35,13 +37,18 @@ pub mod explain;
 pub mod trace_export;
 
 mod accept;
+mod admit;
 mod detect;
 mod dial;
 mod forward;
+mod gate;
 mod observe;
 mod pick;
+mod proxy_in;
+mod proxy_out;
 mod rescue;
 mod route;
+mod secure;
 mod serve;
 mod side;
 
@@ -55,4 +62,5 @@ mod lifeline;
 mod net;
 mod scene;
 mod stream;
+mod tls;
 mod worker;

@@ -4,10 +4,12 @@
 //! second on each core, costs nothing that a client could notice. The sweep only wakes: the task knows what it was waiting for, and
 //! closes its own socket.
 
+mod shed;
+
 use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Waker},
     time::{Duration, Instant},
@@ -47,6 +49,7 @@ pub(crate) struct Lifeline {
     clock: Arc<Clock>,
     deadline_ms: AtomicU64,
     order: AtomicU8,
+    is_idle: AtomicBool,
     /// Of the one task that drives the connection; it stays the same for as long as the connection lives.
     waker: OnceLock<Waker>,
 }
@@ -71,6 +74,7 @@ impl Lifeline {
 
     /// Wakes the task at this moment at the latest; the moment replaces the one before.
     pub(crate) fn until(&self, deadline_ms: Option<u64>) {
+        self.is_idle.store(false, Relaxed);
         self.deadline_ms
             .store(deadline_ms.unwrap_or(NEVER), Relaxed);
     }
@@ -78,6 +82,12 @@ impl Lifeline {
     /// Wakes the task when this much time has passed.
     pub(crate) fn within(&self, time: Duration) {
         self.until(Some(self.clock.after(time)));
+    }
+
+    /// As [`Self::within`], for a connection that only waits for its client to ask: it is the first to go when memory is short.
+    pub(crate) fn idle_within(&self, time: Duration) {
+        self.within(time);
+        self.is_idle.store(true, Relaxed);
     }
 
     /// Whether the moment has come for which the task asked.
@@ -141,6 +151,7 @@ impl Lifelines {
             clock: self.clock.clone(),
             deadline_ms: AtomicU64::new(NEVER),
             order: AtomicU8::new(Order::Live as u8),
+            is_idle: AtomicBool::new(false),
             waker: OnceLock::new(),
         });
         let place = self.lock().insert(lifeline.clone());

@@ -1,6 +1,7 @@
 //! One record per exchange, whatever its end: metrics for Prometheus, a line for the access log, and why it ended.
 
 mod access;
+pub(crate) mod admission;
 mod picking;
 mod renewal;
 mod spans;
@@ -56,6 +57,10 @@ pub(crate) enum Ended {
     NoEndpoint,
     /// Too many requests wait for a node already.
     QueueFull,
+    /// Somebody sends more requests than a rate allows.
+    RateLimited,
+    /// Memory is short.
+    Overloaded,
     NoRoute,
     BadRequest,
     /// The client sent its body too slowly, or stopped.
@@ -75,7 +80,7 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    pub(crate) const ALL: [Ended; 17] = [
+    pub(crate) const ALL: [Ended; 19] = [
         Ended::Completed,
         Ended::ClientGone,
         Ended::NodeCut,
@@ -84,6 +89,8 @@ impl Ended {
         Ended::Unreachable,
         Ended::NoEndpoint,
         Ended::QueueFull,
+        Ended::RateLimited,
+        Ended::Overloaded,
         Ended::NoRoute,
         Ended::BadRequest,
         Ended::ClientSlow,
@@ -105,6 +112,8 @@ impl Ended {
             Self::Unreachable => "unreachable",
             Self::NoEndpoint => "no_endpoint",
             Self::QueueFull => "queue_full",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
             Self::NoRoute => "no_route",
             Self::BadRequest => "bad_request",
             Self::ClientSlow => "client_slow",

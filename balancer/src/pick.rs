@@ -12,10 +12,11 @@ use balancer_core::{
     affinity::Asked,
     endpoint::Endpoint,
     load::Nanos,
-    message::Limits,
+    message::{Fields, Limits},
     name::{NodeId, ServiceName},
     picker::maglev,
     pool::{Pool, Rules, Shared},
+    queue::Class,
     retry::Budget,
     sticky::Sticky,
 };
@@ -26,8 +27,10 @@ use tokio::sync::{Notify, mpsc};
 use crate::{
     config,
     dial::{DialPolicy, Node, Upstream},
+    gate::{Gate, NoRoom},
     observe::ServiceMetrics,
     scene::ServiceParts,
+    tls::Connector,
     worker::{Suspicion, Worker},
 };
 
@@ -44,6 +47,17 @@ pub(crate) enum PickError {
     QueueFull,
 }
 
+/// What all cores share of one service.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceWide {
+    /// Retries are a share of the service's whole traffic.
+    pub(crate) budget: Arc<Budget>,
+    /// In front of the endpoints' places.
+    pub(crate) gate: Arc<Gate>,
+    /// Of a service that is spoken to in TLS, and with it the sessions to resume.
+    pub(crate) connector: Option<Arc<Connector>>,
+}
+
 /// One core's view of one service.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -51,8 +65,7 @@ pub(crate) struct Service {
     pub(crate) idx: usize,
     pub(crate) policy: config::Service,
     pub(crate) metrics: ServiceMetrics,
-    /// Shared by all cores: retries are a share of the service's whole traffic.
-    pub(crate) budget: Arc<Budget>,
+    wide: ServiceWide,
     sticky: Option<Arc<Sticky>>,
     suspicions: mpsc::Sender<Suspicion>,
     has_zone: bool,
@@ -79,6 +92,17 @@ pub(crate) struct Picker {
 pub(crate) struct Lease {
     pub(crate) upstream: Arc<Upstream>,
     began: Instant,
+    /// Told when this place is free again, where places are limited.
+    gate: Option<Arc<Gate>>,
+}
+
+/// Why nothing could be lent at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unavailable {
+    /// There is no endpoint, or none that was not tried.
+    NoEndpoint,
+    /// There is one, with as much to do as it may have.
+    Busy,
 }
 
 impl Service {
@@ -95,7 +119,7 @@ impl Service {
             dial: dial_policy(policy),
             policy: policy.clone(),
             metrics: parts.metrics.clone(),
-            budget: parts.budget.clone(),
+            wide: parts.wide.clone(),
             sticky: picker.sticky.clone(),
             has_zone: picker.zone.is_some(),
             suspicions: worker.suspicions.clone(),
@@ -122,7 +146,7 @@ impl Service {
             dial: dial_policy(policy),
             policy: policy.clone(),
             metrics: parts.metrics.clone(),
-            budget: parts.budget.clone(),
+            wide: parts.wide.clone(),
             sticky: parts.picker.sticky.clone(),
             has_zone: self.has_zone,
             suspicions: self.suspicions.clone(),
@@ -155,36 +179,33 @@ impl Service {
         asked: &Asked,
         tried: &mut Vec<NodeId>,
     ) -> Result<Lease, PickError> {
-        if let Some(lease) = self.try_pick(now, asked, tried) {
+        if !self.wide.gate.has_waiters()
+            && let Ok(lease) = self.attempt(now, asked, tried)
+        {
             return Ok(lease);
         }
-        let _place = self.queue()?;
-        let deadline = tokio::time::Instant::now() + self.policy.queue_wait;
-        loop {
-            let arrival = self.arrival.notified();
-            tokio::pin!(arrival);
-            // Registered before the pool is looked at again, or an arrival in between would be missed.
-            arrival.as_mut().enable();
-            if let Some(lease) = self.try_pick(Instant::now(), asked, tried) {
-                return Ok(lease);
-            }
-            if tokio::time::timeout_at(deadline, arrival).await.is_err() {
-                return Err(PickError::NoEndpoint);
-            }
-            tried.clear();
-        }
+        // Boxed: most requests never wait, and each would carry this future's size.
+        Box::pin(self.wait(asked, tried)).await
+    }
+
+    /// How important a request with these fields is.
+    pub(crate) fn class(&self, fields: &Fields) -> Class {
+        let priority = &self.policy.priority;
+        priority.class(|name| fields.named(name.as_str()))
     }
 
     /// Lends an endpoint that is not among `tried`, if there is one at once.
     pub(crate) fn pick_another(&self, asked: &Asked, tried: &[NodeId]) -> Option<Lease> {
-        self.try_pick(Instant::now(), asked, tried)
+        self.attempt(Instant::now(), asked, tried).ok()
     }
 
     /// New work may go to this endpoint; connections to the same life of the node are kept.
     pub(crate) fn offer(&self, endpoint: Arc<Endpoint>) {
+        endpoint.load.cap(self.policy.max_requests_per_endpoint);
         let upstream = Arc::new(Upstream::new(
             endpoint,
             self.dial,
+            self.wide.connector.clone(),
             self.metrics.dials.clone(),
         ));
         let mut rng = self.lock_rng();
@@ -197,7 +218,7 @@ impl Service {
         if let Some(old) = replaced {
             old.retire();
         }
-        self.arrival.notify_waiters();
+        self.announce_arrival();
     }
 
     /// No new work may go there.
@@ -216,11 +237,17 @@ impl Service {
     /// An endpoint that was under suspicion has answered a probe.
     pub(crate) fn announce_arrival(&self) {
         self.arrival.notify_waiters();
+        self.wide.gate.opened();
+    }
+
+    /// Every request pays for some retries.
+    pub(crate) fn deposit(&self) {
+        self.wide.budget.deposit();
     }
 
     /// Takes one retry from the service's budget, if it can be afforded.
     pub(crate) fn may_retry(&self) -> bool {
-        let allowed = self.budget.withdraw(nanos(self.epoch, Instant::now()));
+        let allowed = self.wide.budget.withdraw(nanos(self.epoch, Instant::now()));
         let counter = if allowed {
             &self.metrics.retries
         } else {
@@ -251,11 +278,113 @@ impl Service {
             };
             zone.increment(1);
         }
-        Some(Lease::begin(upstream, now))
+        Lease::begin(upstream, now)
     }
 
     fn lock_rng(&self) -> MutexGuard<'_, Rng> {
         self.rng.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One try, within the limits on places.
+    fn attempt(&self, now: Instant, asked: &Asked, tried: &[NodeId]) -> Result<Lease, Unavailable> {
+        if !self.wide.gate.is_limited() {
+            return self
+                .try_pick(now, asked, tried)
+                .ok_or(Unavailable::NoEndpoint);
+        }
+        if !self.wide.gate.try_begin() {
+            return Err(Unavailable::Busy);
+        }
+        let Some(mut lease) = self.try_pick(now, asked, tried) else {
+            self.wide.gate.undo();
+            return Err(self.why_none(tried));
+        };
+        lease.gate = Some(self.wide.gate.clone());
+        Ok(lease)
+    }
+
+    fn why_none(&self, tried: &[NodeId]) -> Unavailable {
+        let pool = self.lock_pool();
+        let is_candidate = |it: &Arc<Upstream>| !tried.contains(&it.endpoint.node);
+        match pool.members().any(is_candidate) {
+            true => Unavailable::Busy,
+            false => Unavailable::NoEndpoint,
+        }
+    }
+
+    async fn wait(&self, asked: &Asked, tried: &mut Vec<NodeId>) -> Result<Lease, PickError> {
+        let deadline = tokio::time::Instant::now() + self.policy.queue_wait;
+        // Who has tried everybody waits for an arrival, and must be there when it comes, not in a queue.
+        let must_queue = self.wide.gate.has_waiters() && self.why_none(tried) == Unavailable::Busy;
+        let mut found = match must_queue {
+            true => Err(Unavailable::Busy),
+            false => self.attempt(Instant::now(), asked, tried),
+        };
+        loop {
+            found = match found {
+                Ok(lease) => return Ok(lease),
+                Err(Unavailable::Busy) => self.wait_for_place(deadline, asked, tried).await?,
+                Err(Unavailable::NoEndpoint) => {
+                    self.wait_for_arrival(deadline, asked, tried).await?
+                }
+            };
+        }
+    }
+
+    /// Waits in the gate's queue. It comes back without a lease only if there is no endpoint any more to have a place at.
+    async fn wait_for_place(
+        &self,
+        deadline: tokio::time::Instant,
+        asked: &Asked,
+        tried: &mut Vec<NodeId>,
+    ) -> Result<Result<Lease, Unavailable>, PickError> {
+        let entered = self.wide.gate.enter(asked.class);
+        let mut place = entered.map_err(|NoRoom| PickError::QueueFull)?;
+        let _counted = Queued::new(&self.metrics);
+        let mut may_try = place.is_first();
+        loop {
+            if may_try {
+                match self.attempt(Instant::now(), asked, tried) {
+                    Ok(lease) => {
+                        place.served();
+                        return Ok(Ok(lease));
+                    }
+                    Err(Unavailable::Busy) => place.back(),
+                    none => {
+                        // Whoever it tried before it waited may have returned meanwhile.
+                        tried.clear();
+                        return Ok(none);
+                    }
+                }
+            }
+            match tokio::time::timeout_at(deadline, place.called()).await {
+                Ok(Ok(())) => may_try = true,
+                Ok(Err(NoRoom)) => return Err(PickError::QueueFull),
+                Err(_) => return Err(PickError::NoEndpoint),
+            }
+        }
+    }
+
+    /// Waits for this core's pool to change.
+    async fn wait_for_arrival(
+        &self,
+        deadline: tokio::time::Instant,
+        asked: &Asked,
+        tried: &mut Vec<NodeId>,
+    ) -> Result<Result<Lease, Unavailable>, PickError> {
+        let _place = self.queue()?;
+        let arrival = self.arrival.notified();
+        tokio::pin!(arrival);
+        // Registered before the pool is looked at again, or an arrival in between would be missed.
+        arrival.as_mut().enable();
+        match self.attempt(Instant::now(), asked, tried) {
+            Err(Unavailable::NoEndpoint) => {}
+            found => return Ok(found),
+        }
+        let arrived = tokio::time::timeout_at(deadline, arrival).await;
+        arrived.map_err(|_| PickError::NoEndpoint)?;
+        tried.clear();
+        Ok(self.attempt(Instant::now(), asked, tried))
     }
 
     fn queue(&self) -> Result<QueuePlace<'_>, PickError> {
@@ -263,8 +392,10 @@ impl Service {
             self.waiting.fetch_sub(1, Relaxed);
             return Err(PickError::QueueFull);
         }
-        self.metrics.queued.increment(1.0);
-        Ok(QueuePlace(self))
+        Ok(QueuePlace {
+            service: self,
+            _counted: Queued::new(&self.metrics),
+        })
     }
 
     fn lock_pool(&self) -> MutexGuard<'_, Pool<Arc<Upstream>>> {
@@ -272,19 +403,41 @@ impl Service {
     }
 }
 
-struct QueuePlace<'a>(&'a Service);
+struct QueuePlace<'a> {
+    service: &'a Service,
+    _counted: Queued<'a>,
+}
 
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Relaxed);
-        self.0.metrics.queued.decrement(1.0);
+        self.service.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One request that the gauge shows as waiting.
+struct Queued<'a>(&'a ServiceMetrics);
+
+impl<'a> Queued<'a> {
+    fn new(metrics: &'a ServiceMetrics) -> Self {
+        metrics.queued.increment(1.0);
+        Self(metrics)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.queued.decrement(1.0);
     }
 }
 
 impl Lease {
-    fn begin(upstream: Arc<Upstream>, began: Instant) -> Self {
-        upstream.endpoint.load.begin();
-        Self { upstream, began }
+    /// None if another core has just taken the endpoint's last place.
+    fn begin(upstream: Arc<Upstream>, began: Instant) -> Option<Self> {
+        upstream.endpoint.load.try_begin().then(|| Self {
+            upstream,
+            began,
+            gate: None,
+        })
     }
 
     pub(crate) fn node(&self) -> &NodeId {
@@ -304,6 +457,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.endpoint.load.end();
+        if let Some(gate) = &self.gate {
+            gate.end();
+        }
     }
 }
 

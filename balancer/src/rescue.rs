@@ -2,6 +2,8 @@
 //!
 //! The log gets the cause, the client gets a status, a reason and, where another try makes sense, when to come back.
 
+use std::{future::poll_fn, time::Duration};
+
 use balancer_core::{
     forwarded::BadRequest,
     message::{BadHead, ChunkedError, Fields, Framing, Known, Response, write_response},
@@ -11,6 +13,7 @@ use thiserror::Error;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
+    admit::{RateFields, Reason, Refused, seconds_up},
     config::ListenerProtocol,
     dial::{AskError, DialError, OpenError},
     forward::{
@@ -31,7 +34,16 @@ const NOT_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r
 /// A fatal TLS alert, handshake_failure (RFC 8446 §6.2), in a TLS 1.0 record as every version reads it.
 const TLS_ALERT: &[u8] = &[21, 3, 1, 0, 2, 2, 40];
 
+/// The answer to a request in the clear where TLS is spoken, which is what most such requests are meant for.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 20\r\nconnection: close\r\n\r\nthis port speaks TLS";
+
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
+
+/// How long somebody who is refused may take to read why, and to stop sending.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// When to come back where nothing tells when it will be better.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The last word to a client that took too long over its head (RFC 9110 §15.5.9).
 pub(crate) const HEAD_TOO_SLOW: &[u8] =
@@ -50,6 +62,8 @@ pub(crate) enum Failure {
     ConnectRefused,
     #[error(transparent)]
     NoRoute(#[from] NoRoute),
+    #[error(transparent)]
+    Refused(#[from] Refused),
     #[error(transparent)]
     Pick(#[from] PickError),
     #[error("no node could be reached: {0}")]
@@ -83,6 +97,8 @@ impl Failure {
                 Ended::BadRequest
             }
             Self::NoRoute(_) => Ended::NoRoute,
+            Self::Refused(it) if it.reason == Reason::Rate => Ended::RateLimited,
+            Self::Refused(_) => Ended::Overloaded,
             Self::Pick(PickError::NoEndpoint) => Ended::NoEndpoint,
             Self::Pick(PickError::QueueFull) => Ended::QueueFull,
             Self::Unreachable(_) | Self::NotTaken(_) => Ended::Unreachable,
@@ -106,9 +122,12 @@ impl Failure {
             Self::ClientGone | Self::ClientSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ConnectRefused => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
-            Self::Pick(_) | Self::Unreachable(_) | Self::NotTaken(_) | Self::Drained => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Refused(it) if it.reason == Reason::Rate => StatusCode::TOO_MANY_REQUESTS,
+            Self::Refused(_)
+            | Self::Pick(_)
+            | Self::Unreachable(_)
+            | Self::NotTaken(_)
+            | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
             Self::Gone(_) | Self::BadHandshake | Self::BadAnswer(_) => StatusCode::BAD_GATEWAY,
             Self::Silent | Self::TrySilent | Self::TooLong => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -129,15 +148,28 @@ impl Failure {
         match self {
             Self::BadRequest(_) | Self::BadHead(_) | Self::BadBody(_) | Self::ConnectRefused => "3",
             Self::NoRoute(_) => "12",
+            Self::Refused(it) if it.reason == Reason::Rate => "8",
             Self::ClientGone => "1",
             Self::Silent | Self::TrySilent | Self::TooLong | Self::ClientSlow => "4",
-            Self::Pick(_)
+            Self::Refused(_)
+            | Self::Pick(_)
             | Self::Unreachable(_)
             | Self::NotTaken(_)
             | Self::Gone(_)
             | Self::BadAnswer(_)
             | Self::BadHandshake
             | Self::Drained => "14",
+        }
+    }
+
+    /// When another try makes sense, where the balancer itself refused this one.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(it) => Some(it.retry_after),
+            Self::Pick(_) | Self::Unreachable(_) | Self::NotTaken(_) | Self::Drained => {
+                Some(RETRY_AFTER)
+            }
+            _ => None,
         }
     }
 }
@@ -213,8 +245,19 @@ fn problem(failure: &Failure) -> (Response, String) {
     let body = serde_json::json!({ "title": status.canonical_reason(), "status": status.as_u16(), "detail": failure.reason() }).to_string();
     let mut head = own_head(status, b"application/problem+json");
     head.framing = Framing::Length(body.len() as u64);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        head.fields.push_known(Known::RetryAfter, b"1");
+    if let Some(span) = failure.retry_after() {
+        let seconds = seconds_up(span).to_string();
+        head.fields
+            .push_known(Known::RetryAfter, seconds.as_bytes());
+    }
+    if let Failure::Refused(Refused {
+        fields: Some(fields),
+        ..
+    }) = failure
+    {
+        let RateFields { policy, limit } = &**fields;
+        head.fields.push(b"ratelimit-policy", policy.as_bytes());
+        head.fields.push(b"ratelimit", limit.as_bytes());
     }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         head.fields
@@ -230,6 +273,10 @@ fn grpc(failure: &Failure) -> (Response, String) {
         .push(b"grpc-status", failure.grpc_status().as_bytes());
     head.fields
         .push(b"grpc-message", failure.reason().as_bytes());
+    if let Some(span) = failure.retry_after() {
+        let ms = span.as_nanos().div_ceil(1_000_000).to_string();
+        head.fields.push(b"grpc-retry-pushback-ms", ms.as_bytes());
+    }
     (head, String::new())
 }
 
@@ -247,6 +294,12 @@ pub(crate) fn refuse_connection(stream: &TcpStream, protocol: ListenerProtocol) 
     }
 }
 
+/// As [`refuse_connection`] for HTTP, with a moment for the answer to be read: most clients have sent a request by now, which closing
+/// at once would answer with a reset.
+pub(crate) async fn refuse_in_peace(stream: TcpStream) {
+    say_and_close(Stream::Plain(stream), FULL).await;
+}
+
 pub(crate) async fn refuse_opaque(stream: Stream) {
     say_and_close(stream, NOT_HTTP).await;
 }
@@ -255,13 +308,22 @@ pub(crate) async fn refuse_tls(stream: Stream) {
     say_and_close(stream, TLS_ALERT).await;
 }
 
+/// To HTTP in the clear, where TLS is spoken.
+pub(crate) async fn refuse_clear(stream: Stream) {
+    say_and_close(stream, NOT_TLS).await;
+}
+
 /// Closing a socket with unread bytes resets the connection, and a reset can overtake the answer; so the writing side is closed first
 /// and a little of what comes is read.
 async fn say_and_close(mut stream: Stream, text: &[u8]) {
-    if stream.write_all(text).await.is_err() {
-        return;
+    let said = async {
+        stream.write_all(text).await?;
+        stream.flush().await
+    };
+    match tokio::time::timeout(LAST_WORDS, said).await {
+        Ok(Ok(())) => poll_fn(|cx| stream.poll_end_writing(cx)).await,
+        _ => return,
     }
-    stream.end_writing();
     let drained = async {
         let mut left = 64 << 10;
         let mut scrap = [0; 1024];
@@ -272,7 +334,7 @@ async fn say_and_close(mut stream: Stream, text: &[u8]) {
             }
         }
     };
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(1), drained).await;
+    let _ = tokio::time::timeout(LAST_WORDS, drained).await;
 }
 
 #[cfg(test)]
@@ -280,16 +342,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_for_strangers_has_the_length_it_says() {
-        let text = std::str::from_utf8(NOT_HTTP).expect("it is ASCII");
-        let (_, body) = text
-            .split_once("\r\n\r\n")
-            .expect("a head ends with an empty line");
-        assert!(
-            text.contains(&format!("content-length: {}\r\n", body.len())),
-            "{} bytes",
-            body.len()
-        );
+    fn the_texts_for_strangers_have_the_length_they_say() {
+        for text in [NOT_HTTP, NOT_TLS] {
+            let text = std::str::from_utf8(text).expect("it is ASCII");
+            let (head, body) = text
+                .split_once("\r\n\r\n")
+                .expect("a head ends with an empty line");
+            let length = format!("content-length: {}", body.len());
+            assert!(head.contains(&length), "{} bytes", body.len());
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use balancer_core::{membership::ServiceIdx, retry::Budget, table::RouteTable};
+use balancer_core::{membership::ServiceIdx, table::RouteTable};
 use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use crate::{
     config::{self, Actions},
     lifeline::Lifelines,
     observe::ServiceMetrics,
-    pick::{Picker, Service},
+    pick::{Picker, Service, ServiceWide},
     worker::Worker,
 };
 
@@ -61,7 +61,7 @@ pub(crate) struct ServiceParts {
     pub(crate) idx: ServiceIdx,
     pub(crate) policy: config::Service,
     pub(crate) metrics: ServiceMetrics,
-    pub(crate) budget: Arc<Budget>,
+    pub(crate) wide: ServiceWide,
     pub(crate) picker: Picker,
 }
 
@@ -76,6 +76,8 @@ pub(crate) struct Opening {
 #[derive(Debug, Default)]
 pub(crate) struct DoorState {
     pub(crate) connections: AtomicUsize,
+    /// Refused clients that are being given a moment to read why.
+    pub(crate) refusals_under_way: AtomicUsize,
     /// Its connections go by the last scene that it was in.
     pub(crate) is_closed: AtomicBool,
     /// Another process has the same sockets and takes what the kernel has completed.

@@ -118,7 +118,7 @@ async fn next_head(
 ) -> Next {
     let policy = &client.listener().policy;
     let mut phase = Phase::Idle;
-    lifeline.within(policy.idle_timeout);
+    lifeline.idle_within(policy.idle_timeout);
     let Side::Http1(side) = side else {
         return Next::Over;
     };
@@ -253,10 +253,7 @@ async fn linger(lifeline: &Lifeline, side: Side) {
         }
         if !said_all {
             match side.poll_flush(cx) {
-                Poll::Ready(Ok(())) => {
-                    said_all = true;
-                    side.end_writing();
-                }
+                Poll::Ready(Ok(())) => said_all = side.poll_end_writing(cx).is_ready(),
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
@@ -379,7 +376,7 @@ impl Served {
             // Said once, it need not wake anybody again.
             lifeline.until(self.wear.out_at_ms.filter(|_| !self.is_leaving));
         } else if !was_idle {
-            lifeline.within(self.client.listener().policy.idle_timeout);
+            lifeline.idle_within(self.client.listener().policy.idle_timeout);
         }
         let is_over = lifeline.is_draining()
             || (self.is_idle && lifeline.is_due())

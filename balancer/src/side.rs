@@ -121,12 +121,11 @@ impl Side {
     }
 
     /// No further byte of the tunnel will be written.
-    pub(crate) fn end_writing(&mut self) -> Result<(), SideError> {
+    pub(crate) fn poll_end_writing(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SideError>> {
         match self {
-            Self::Http1(it) => it.end_writing(),
-            Self::Http2(it) => it.finish(None)?,
+            Self::Http1(it) => it.poll_end_writing(cx).map(Ok),
+            Self::Http2(it) => Poll::Ready(it.finish(None)),
         }
-        Ok(())
     }
 
     /// Keeps no memory while nothing passes.

@@ -12,14 +12,18 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::{client, server};
 
 /// What is copied together rather than gathered by the kernel: for a head and a short body, copying a few kilobytes costs a tenth of
 /// what `writev` costs more than `send`.
 const SMALL: usize = 4096;
 
+/// TLS is boxed: its sessions are large, and most connections have none.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
+    FromClient(Box<server::TlsStream<Replayed<TcpStream>>>),
+    ToNode(Box<client::TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -27,6 +31,7 @@ impl Stream {
     pub(crate) fn as_plain_mut(&mut self) -> Option<&mut TcpStream> {
         match self {
             Self::Plain(socket) => Some(socket),
+            Self::FromClient(_) | Self::ToNode(_) => None,
         }
     }
 
@@ -34,6 +39,8 @@ impl Stream {
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
+            Self::FromClient(tls) => &tls.get_ref().0.stream,
+            Self::ToNode(tls) => tls.get_ref().0,
         }
     }
 
@@ -41,6 +48,24 @@ impl Stream {
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(socket) => socket.poll_read_ready(cx),
+            // What was decrypted already makes no socket ready.
+            Self::FromClient(tls) => match tls.get_ref() {
+                (below, session) if session.wants_read() => below.poll_readable(cx),
+                _ => Poll::Ready(Ok(())),
+            },
+            Self::ToNode(tls) => match tls.get_ref() {
+                (socket, session) if session.wants_read() => socket.poll_read_ready(cx),
+                _ => Poll::Ready(Ok(())),
+            },
+        }
+    }
+
+    /// Whether all that was written is with the kernel.
+    pub(crate) fn is_flushed(&self) -> bool {
+        match self {
+            Self::Plain(_) => true,
+            Self::FromClient(tls) => !tls.get_ref().1.wants_write(),
+            Self::ToNode(tls) => !tls.get_ref().1.wants_write(),
         }
     }
 
@@ -68,10 +93,18 @@ impl Stream {
         stream.poll_write(cx, &together[..first.len() + second.len()])
     }
 
-    /// No byte will be written any more; what comes can still be read.
-    pub(crate) fn end_writing(&mut self) {
-        // A socket that the other side has closed already cannot be told; nothing is lost then.
-        let _ = socket2::SockRef::from(self.socket()).shutdown(Shutdown::Write);
+    /// No byte will be written any more; what comes can still be read. TLS says so in its own words first.
+    pub(crate) fn poll_end_writing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ended = match self {
+            Self::Plain(socket) => {
+                // A socket that the other side has closed already cannot be told; nothing is lost then.
+                let _ = socket2::SockRef::from(&*socket).shutdown(Shutdown::Write);
+                return Poll::Ready(());
+            }
+            Self::FromClient(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::ToNode(tls) => Pin::new(tls).poll_shutdown(cx),
+        };
+        ended.map(drop)
     }
 }
 
@@ -83,6 +116,8 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::FromClient(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::ToNode(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
 }
@@ -95,6 +130,8 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::FromClient(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::ToNode(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
 
@@ -105,6 +142,8 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::FromClient(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::ToNode(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -115,12 +154,16 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::FromClient(tls) => Pin::new(tls).poll_flush(cx),
+            Self::ToNode(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::FromClient(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::ToNode(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }
@@ -135,6 +178,15 @@ pub(crate) struct Replayed<S> {
 impl<S> Replayed<S> {
     pub(crate) fn new(first: Bytes, stream: S) -> Self {
         Self { first, stream }
+    }
+}
+
+impl Replayed<TcpStream> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.first.has_remaining() {
+            return Poll::Ready(Ok(()));
+        }
+        self.stream.poll_read_ready(cx)
     }
 }
 

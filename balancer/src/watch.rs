@@ -507,16 +507,17 @@ impl View {
     }
 
     fn begin_probe(&self, service: ServiceIdx, endpoint: Arc<Endpoint>) {
-        let Some(policy) = self.start.world.service(service) else {
+        let Some(parts) = self.start.world.service(service) else {
             return;
         };
-        let policy = policy.policy.probe.clone();
+        let policy = parts.policy.probe.clone();
+        let tls = parts.wide.connector.clone();
         let (permits, reports) = (self.probes.clone(), self.reports.0.clone());
         tokio::spawn(async move {
             let Ok(_permit) = permits.acquire().await else {
                 return;
             };
-            let probed = probe::probe(endpoint.address, &policy.kind, policy.timeout).await;
+            let probed = probe::probe(endpoint.address, &policy, tls.as_deref()).await;
             if let Err(err) = &probed {
                 tracing::debug!(node = %endpoint.node, %err, "a probe failed");
             }

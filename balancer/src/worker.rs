@@ -11,7 +11,10 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use balancer_core::{endpoint::Endpoint, membership::ServiceIdx, name::NodeId, picker::maglev};
+use balancer_core::{
+    endpoint::Endpoint, limit::memory::Pressure, membership::ServiceIdx, name::NodeId,
+    picker::maglev,
+};
 use fastrand::Rng;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     accept::{self, Listener},
     admin::Pulse,
+    admit::Admission,
     explain::Page,
     lifeline::{Order, SWEEP_INTERVAL},
     net,
@@ -111,6 +115,7 @@ pub(crate) struct Worker {
     pub(crate) doors: Mutex<BTreeMap<usize, Arc<Door>>>,
     /// The last scene of each closed door, by which its connections go.
     pub(crate) farewells: Mutex<BTreeMap<usize, Arc<Scene>>>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) log: AccessLog,
     pub(crate) stop: CancellationToken,
     pub(crate) connections: TaskTracker,
@@ -160,6 +165,14 @@ impl Worker {
                 endpoint.trust();
             }
         }
+    }
+
+    /// Memory is short: those who do nothing are asked to go.
+    fn shed_idle(&self) {
+        let doors = lock(&self.doors);
+        let closed: usize = doors.values().map(|it| it.lifelines.shed_idle()).sum();
+        let counter = &self.admission.metrics.idle_closed;
+        counter.increment(closed as u64);
     }
 
     fn tell_all(&self, order: Order) {
@@ -293,6 +306,9 @@ async fn sweep(worker: Arc<Worker>) {
         lock(&worker.doors)
             .values()
             .for_each(|it| it.lifelines.sweep(now));
+        if worker.admission.pressure() > Pressure::None {
+            worker.shed_idle();
+        }
         // Nobody waits for a connection to a node to be tidied up, and there may be ten thousand nodes.
         if n.is_multiple_of(NODE_SWEEP_EVERY) {
             worker.scene.load().services().for_each(|it| it.sweep(now));

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -17,16 +18,23 @@ use balancer_core::{
     retry::Budget,
     table::{RouteTable, Rule},
 };
+use fastrand::Rng;
 
 use crate::{
     accept::Listener,
+    admit::Admission,
     app::{self, StartError},
     config::{self, Config, Discover},
+    gate::Gate,
     net,
-    observe::Metrics,
-    pick::Picker,
+    observe::{
+        Metrics,
+        admission::{AdmissionMetrics, GateMetrics, RefusalMetrics},
+    },
+    pick::{Picker, ServiceWide},
     scene::{DoorState, Opening, SceneChange, ServiceParts, Target},
     takeover::Inherited,
+    tls::Tls,
 };
 
 /// The configuration that the cores go by, for everybody who wants to know.
@@ -35,6 +43,10 @@ pub(crate) type InForce = Arc<ArcSwap<Config>>;
 pub(crate) struct World {
     in_force: InForce,
     metrics: Arc<Metrics>,
+    /// The certificates in force, whose files somebody watches.
+    tls: Arc<ArcSwap<Tls>>,
+    admission: Arc<Admission>,
+    epoch: Instant,
     made: Made,
     kept: Arc<KeptSockets>,
 }
@@ -65,6 +77,7 @@ enum DoorKey {
 /// A configuration with everything it needs, not in force yet.
 pub(crate) struct Prepared {
     config: Arc<Config>,
+    tls: Tls,
     made: Made,
     change: SceneChange,
     openings: Vec<Opening>,
@@ -95,19 +108,41 @@ pub(crate) struct KeptSockets(Mutex<BTreeMap<Place, Vec<TcpListener>>>);
 
 impl World {
     /// A world in which nothing is configured but what no reload can change.
-    pub(crate) fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+    ///
+    /// # Errors
+    /// Never in practice: there are no files of TLS to read yet.
+    pub(crate) fn new(
+        config: Config,
+        metrics: Arc<Metrics>,
+        epoch: Instant,
+    ) -> Result<Self, StartError> {
+        let policy = config.admission.clone();
+        let counts = metrics.scoped(AdmissionMetrics::new);
+        let admission = Admission::new(policy, epoch, counts);
         let nothing = Config {
             listeners: Vec::new(),
             routes: Vec::new(),
             services: Vec::new(),
             ..config
         };
-        Self {
+        let tls = Tls::load(&nothing, &metrics, None)?;
+        Ok(Self {
             in_force: Arc::new(ArcSwap::from_pointee(nothing)),
+            tls: Arc::new(ArcSwap::from_pointee(tls)),
+            admission,
+            epoch,
             metrics,
             made: Made::default(),
             kept: Arc::default(),
-        }
+        })
+    }
+
+    pub(crate) fn tls(&self) -> Arc<ArcSwap<Tls>> {
+        self.tls.clone()
+    }
+
+    pub(crate) fn admission(&self) -> Arc<Admission> {
+        self.admission.clone()
     }
 
     pub(crate) fn in_force(&self) -> InForce {
@@ -149,10 +184,17 @@ impl World {
         inherited: &mut Inherited,
     ) -> Result<Prepared, StartError> {
         let mut made = self.made.clone();
-        let services = made.follow_services(&next, &self.metrics)?;
+        let tls = Tls::load(&next, &self.metrics, Some(&self.tls.load()))?;
+        let maker = Maker {
+            metrics: &self.metrics,
+            tls: &tls,
+            admission: &self.admission,
+            epoch: self.epoch,
+        };
+        let services = made.follow_services(&next, &maker)?;
         let placed = Placed::new(next, &services);
         let doors = made.follow_doors(&placed);
-        let openings = made.make_doors(&placed, &doors, &self.metrics, inherited)?;
+        let openings = made.make_doors(&placed, &doors, &maker, inherited)?;
         let change = SceneChange {
             routes: Arc::new(placed.table(&doors)?),
             services: made.parts_by_place.values().cloned().collect(),
@@ -166,6 +208,7 @@ impl World {
         };
         Ok(Prepared {
             config: Arc::new(placed.config),
+            tls,
             made,
             change,
             openings: openings.into_iter().map(Bound::deal).collect(),
@@ -187,6 +230,7 @@ impl World {
         kept.extend(prepared.kept);
         drop(kept);
         self.made = prepared.made;
+        self.tls.store(Arc::new(prepared.tls));
         self.in_force.store(prepared.config);
         Committed {
             change: Arc::new(prepared.change),
@@ -238,11 +282,13 @@ impl Made {
     fn follow_services(
         &mut self,
         next: &Config,
-        metrics: &Metrics,
+        maker: &Maker<'_>,
     ) -> Result<Difference, StartError> {
         let named = next.services.iter().map(|it| (it.name.clone(), it.clone()));
         let mut difference = self.services.follow(named, has_same_source);
-        for ((place, fate), policy) in difference.fates.iter_mut().zip(&next.services) {
+        for (idx, ((place, fate), policy)) in
+            difference.fates.iter_mut().zip(&next.services).enumerate()
+        {
             let old = self.parts_by_place.get(place);
             let picker = Picker {
                 zone: next.zone.clone(),
@@ -254,12 +300,15 @@ impl Made {
                 *fate = Fate::Changed;
             }
             if *fate != Fate::Kept {
-                let budget = self.budget(*place, policy);
                 let parts = ServiceParts {
                     idx: ServiceIdx(place.0),
                     policy: policy.clone(),
-                    metrics: metrics.service(policy.name.as_str()),
-                    budget,
+                    metrics: maker.metrics.service(policy.name.as_str()),
+                    wide: ServiceWide {
+                        budget: self.budget(*place, policy),
+                        gate: self.gate(*place, policy, maker),
+                        connector: maker.tls.connector(idx),
+                    },
                     picker,
                 };
                 self.parts_by_place.insert(*place, Arc::new(parts));
@@ -274,8 +323,23 @@ impl Made {
     /// What was saved up stays with the service for as long as the rule is the same.
     fn budget(&self, place: Place, policy: &config::Service) -> Arc<Budget> {
         match self.parts_by_place.get(&place) {
-            Some(old) if old.policy.retry_ratio == policy.retry_ratio => old.budget.clone(),
+            Some(old) if old.policy.retry_ratio == policy.retry_ratio => old.wide.budget.clone(),
             _ => Arc::new(Budget::new(policy.retry_ratio)),
+        }
+    }
+
+    /// Whoever waits in front of a service waits on while its limits are the same. Under others there is a new gate, and who went
+    /// through the old one leaves by it.
+    fn gate(&self, place: Place, policy: &config::Service, maker: &Maker<'_>) -> Arc<Gate> {
+        let limits =
+            |it: &config::Service| (it.max_requests_per_endpoint, it.adaptive, it.queue_max);
+        match self.parts_by_place.get(&place) {
+            Some(old) if limits(&old.policy) == limits(policy) => old.wide.gate.clone(),
+            _ => {
+                let name = policy.name.as_str();
+                let metrics = maker.metrics.scoped(|| GateMetrics::new(name));
+                Gate::new(policy, metrics, maker.epoch, Rng::new())
+            }
         }
     }
 
@@ -292,12 +356,12 @@ impl Made {
         &mut self,
         placed: &Placed,
         doors: &Difference,
-        metrics: &Metrics,
+        maker: &Maker<'_>,
         inherited: &mut Inherited,
     ) -> Result<Vec<Bound>, StartError> {
         let mut opened = Vec::new();
-        for ((place, fate), policy) in doors.fates.iter().zip(&placed.listeners) {
-            let counts = metrics.listener(policy.name.as_str());
+        let fates = doors.fates.iter().zip(&placed.listeners);
+        for (idx, ((place, fate), policy)) in fates.enumerate() {
             let (state, bound) = match (fate, self.door_by_place.get(place)) {
                 (Fate::Kept, _) => continue,
                 (_, Some(old)) => (old.listener.door.clone(), old.bound),
@@ -307,7 +371,7 @@ impl Made {
                     (Arc::new(DoorState::default()), bound)
                 }
             };
-            let listener = Listener::new(place.0, policy.clone(), counts, state);
+            let listener = maker.listener(*place, idx, policy, state);
             self.door_by_place
                 .insert(*place, MadeDoor { listener, bound });
         }
@@ -328,6 +392,36 @@ impl Made {
         changed
             .map(|(place, _)| self.door_by_place[place].listener.clone())
             .collect()
+    }
+}
+
+/// What services and doors are made with.
+struct Maker<'a> {
+    metrics: &'a Metrics,
+    tls: &'a Tls,
+    admission: &'a Arc<Admission>,
+    epoch: Instant,
+}
+
+impl Maker<'_> {
+    /// `idx` is the listener's place in the configuration, where its certificates are found.
+    fn listener(
+        &self,
+        place: Place,
+        idx: usize,
+        policy: &config::Listener,
+        state: Arc<DoorState>,
+    ) -> Arc<Listener> {
+        let name = policy.name.as_str();
+        Listener::new(
+            place.0,
+            policy.clone(),
+            self.metrics.listener(name),
+            self.metrics.scoped(|| RefusalMetrics::new(name)),
+            self.admission.clone(),
+            self.tls.terminator(idx),
+            state,
+        )
     }
 }
 
@@ -383,6 +477,14 @@ impl Placed {
         let service_places: Vec<_> = services.fates.iter().map(|(place, _)| place.0).collect();
         let placed = |listener: &config::Listener| config::Listener {
             service: listener.service.map(|idx| service_places[idx]),
+            sni: listener
+                .sni
+                .iter()
+                .map(|it| config::SniRoute {
+                    service: service_places[it.service],
+                    ..it.clone()
+                })
+                .collect(),
             ..listener.clone()
         };
         Self {

@@ -102,6 +102,13 @@ impl Setup {
         self
     }
 
+    /// Lets so many threads carry traffic; one does unless a test asks for more.
+    #[must_use]
+    pub fn workers(mut self, n: usize) -> Self {
+        self.top = self.top.replace("workers = 1", &format!("workers = {n}"));
+        self
+    }
+
     /// Adds a listener on a port of its own.
     #[must_use]
     pub fn listener(mut self, name: &str, keys: &str) -> Self {

@@ -7,4 +7,5 @@ pub mod origin;
 pub mod ports;
 pub mod process;
 pub mod raw;
+pub mod secure;
 pub mod whole_cluster;

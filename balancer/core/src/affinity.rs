@@ -4,7 +4,7 @@ use std::{fmt, hash::Hasher, net::IpAddr};
 
 use siphasher::sip::SipHasher13;
 
-use crate::name::NodeId;
+use crate::{name::NodeId, queue::Class};
 
 /// What is known of a request when an endpoint is picked for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Asked {
     pub sticky: Option<NodeId>,
     /// The cookie is about to end: the client should get a new one, whatever is picked.
     pub renew: bool,
+    /// How important it is, where requests have to wait.
+    pub class: Class,
 }
 
 /// The hash of what a request is told apart by.

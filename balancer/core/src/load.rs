@@ -44,6 +44,8 @@ pub const WHOLE: u32 = 1000;
 pub struct Load {
     /// Requests in flight in the lower 31 bits, then [`CROWDED`], then requests ever begun, which wraps: one step counts both.
     begun_and_in_flight: AtomicU64,
+    /// The most that may be in flight at a time; zero means that there is no limit.
+    in_flight_max: AtomicU32,
     /// The bits of an `f64` in nanoseconds; zero means that nothing has been observed.
     estimate: AtomicU64,
     observed_at: AtomicU64,
@@ -87,9 +89,39 @@ impl Load {
 
     pub fn begin(&self) {
         let before = self.begun_and_in_flight.fetch_add(BEGUN | 1, AcqRel);
+        self.crowd_by_one(before);
+    }
+
+    fn crowd_by_one(&self, before: u64) {
         if let Some(crowd) = self.crowd_at(before) {
             crowd.0.fetch_add(1, Relaxed);
         }
+    }
+
+    /// From here on so many may be in flight at a time; zero takes the limit away.
+    pub fn cap(&self, in_flight_max: u32) {
+        self.in_flight_max.store(in_flight_max, Relaxed);
+    }
+
+    pub fn is_full(&self) -> bool {
+        let max = self.in_flight_max.load(Relaxed);
+        max > 0 && self.in_flight() >= max
+    }
+
+    /// Begins a request unless as many are in flight as may be, also when two cores ask for the last place at once.
+    pub fn try_begin(&self) -> bool {
+        let max = self.in_flight_max.load(Relaxed);
+        if max == 0 {
+            self.begin();
+            return true;
+        }
+        // Never more than `max`, not even for a moment: somebody who waits for a place would take it for full.
+        let more = |word: u64| (in_flight(word) < max).then(|| word.wrapping_add(BEGUN | 1));
+        let begun = self.begun_and_in_flight.fetch_update(AcqRel, Relaxed, more);
+        if let Ok(before) = begun {
+            self.crowd_by_one(before);
+        }
+        begun.is_ok()
     }
 
     pub fn end(&self) {
@@ -310,6 +342,17 @@ mod tests {
         load.begin();
         load.end();
         assert_eq!((load.in_flight(), load.begun()), (1, 2));
+    }
+
+    #[test]
+    fn no_more_begin_than_there_are_places() {
+        let load = Load::default();
+        assert!(load.try_begin() && !load.is_full());
+        load.cap(2);
+        assert!(load.try_begin() && load.is_full());
+        assert!(!load.try_begin());
+        load.end();
+        assert!(!load.is_full() && load.try_begin());
     }
 
     fn at(second: u64) -> Nanos {

@@ -122,9 +122,10 @@ impl<E: Member + Clone> Pool<E> {
         self.table = Some(table);
     }
 
-    /// Chooses a member to send a request to. `tried` lists the nodes that this request has been to already.
+    /// Chooses a member to send a request to. `tried` lists the nodes that this request has been to already;
+    /// those with as many requests as they may have are left out too.
     ///
-    /// A suspected or ejected member is taken only when there is no other: the verdict may be wrong, and refusing the client is
+    /// Those with as many requests as they may have are left out too. A suspected or ejected member is taken only when there is no other: the verdict may be wrong, and refusing the client is
     /// sure to be.
     pub fn pick(
         &mut self,
@@ -133,7 +134,7 @@ impl<E: Member + Clone> Pool<E> {
         asked: &Asked,
         tried: &[NodeId],
     ) -> Option<E> {
-        let was_tried = |e: &Endpoint| tried.contains(&e.node);
+        let was_tried = |e: &Endpoint| tried.contains(&e.node) || e.load.is_full();
         let avoid = |e: &Endpoint| e.is_suspected() || e.load.is_ejected() || was_tried(e);
         if let Some(promised) = self.promised(asked, avoid) {
             return Some(promised);

@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Balancer, Beginning, StartError, service::watched};
 use crate::{
     admin::{self, Admin, AdminSocket, Doors, Pulse, Token},
+    admit::{self, Admission},
     config::{self, Config},
     explain::Book,
     net,
@@ -28,6 +29,7 @@ use crate::{
     reload::{self, Reloader},
     scene::Scene,
     takeover::{Elder, HeirStream, Inherited},
+    tls::{self, Tls},
     trace_export::{self, Exporter, Identity},
     watch::{self, Core, Order, Question, ViewStart},
     worker::{self, Applied, Change, ORDERS_WAITING, SUSPICIONS_WAITING, Suspicion, Worker},
@@ -88,6 +90,8 @@ struct Control {
     gate: AdminGate,
     trace_driver: Option<trace_export::Driver>,
     reloader: Reloader,
+    tls: Arc<ArcSwap<Tls>>,
+    admission: Arc<Admission>,
     leave: oneshot::Receiver<()>,
 }
 
@@ -109,7 +113,8 @@ impl Plan {
             None => (Inherited::default(), None),
         };
         let address = config.admin.address;
-        let mut world = World::new(config.clone(), metrics.clone());
+        let epoch = Instant::now();
+        let mut world = World::new(config.clone(), metrics.clone(), epoch)?;
         let prepared = world.prepare(config, &mut inherited)?;
         let first = world.commit(prepared);
         let failed = |cause| StartError::Admin { address, cause };
@@ -141,7 +146,7 @@ impl Plan {
             sink,
             admin,
             predecessor,
-            epoch: Instant::now(),
+            epoch,
         };
         Ok((plan, beginning.source))
     }
@@ -194,6 +199,8 @@ impl Plan {
             gate,
             trace_driver: self.trace_driver,
             reloader,
+            tls: self.world.tls(),
+            admission: self.world.admission(),
             leave: left,
             view: ViewStart {
                 membership: membership(&self.world),
@@ -254,6 +261,7 @@ impl Plan {
             scene: ArcSwap::from_pointee(Scene::default()),
             doors: Mutex::default(),
             farewells: Mutex::default(),
+            admission: self.world.admission(),
             log: AccessLog::new(self.sink.clone(), self.metrics.view.log_dropped.clone()),
             stop: CancellationToken::new(),
             connections: TaskTracker::new(),
@@ -358,6 +366,8 @@ fn control(start: Control) -> io::Result<()> {
         gate,
         trace_driver,
         reloader,
+        tls,
+        admission,
         leave,
     } = start;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -368,6 +378,9 @@ fn control(start: Control) -> io::Result<()> {
         let metrics = admin.metrics.clone();
         tokio::spawn(serve_admin(Doors { address, socket }, admin, gate));
         tokio::spawn(reloader.run());
+        // The runtime ends with this thread, and both watches with it.
+        tokio::spawn(tls::watch(tls));
+        tokio::spawn(admit::watch_memory(admission));
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(Duration::from_secs(1));
             loop {

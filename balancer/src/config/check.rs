@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZero};
 
 use settings::{Error, Loaded, Source};
 
-use super::{Config, raw, value};
+use super::{Admission, Config, admission, raw, value};
 
 mod listener;
 mod route;
@@ -37,12 +37,19 @@ pub(super) fn check(loaded: Loaded<raw::Config>) -> Result<Config, Error> {
         log: raw.log,
         explain: raw.explain,
         tracing: raw.tracing.check(&top.table("tracing"))?,
+        admission: Admission::default(),
         services: service::all(&top, raw.service)?,
         listeners: listener::all(&top, raw.listener, &services, admin_address)?,
         routes: Vec::new(),
     };
     let routes = route::all(&top, raw.route, &listeners, &services, &config)?;
-    Ok(Config { routes, ..config })
+    let names: Vec<_> = routes.iter().map(|it| it.name.clone()).collect();
+    let admission = admission::check(&top.table("admission"), raw.admission, &listeners, &names)?;
+    Ok(Config {
+        admission,
+        routes,
+        ..config
+    })
 }
 
 fn check_counts(top: &Keys<'_>, raw: &raw::Config) -> Result<(), Error> {
@@ -108,7 +115,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A table in the list at a key of this one.
-    fn element(&self, key: &str, idx: usize) -> Self {
+    pub(super) fn element(&self, key: &str, idx: usize) -> Self {
         self.table(&format!("{key}[{idx}]"))
     }
 
@@ -127,7 +134,12 @@ impl<'a> Keys<'a> {
         value.ok_or_else(|| self.refuse(key, "required, but not set"))
     }
 
-    fn absent<T>(&self, key: &str, value: &Option<T>, reason: &str) -> Result<(), Error> {
+    pub(super) fn absent<T>(
+        &self,
+        key: &str,
+        value: &Option<T>,
+        reason: &str,
+    ) -> Result<(), Error> {
         match value {
             Some(_) => Err(self.refuse(key, reason)),
             None => Ok(()),
@@ -146,7 +158,7 @@ impl<'a> Keys<'a> {
 }
 
 /// The tables of one list by their names, each of which only one has.
-struct Named {
+pub(super) struct Named {
     kind: &'static str,
     idx_by_name: BTreeMap<String, usize>,
 }
@@ -183,7 +195,7 @@ impl Named {
         }
     }
 
-    fn find(&self, keys: &Keys<'_>, key: &str, name: &str) -> Result<usize, Error> {
+    pub(super) fn find(&self, keys: &Keys<'_>, key: &str, name: &str) -> Result<usize, Error> {
         let idx = self.idx_by_name.get(name).copied();
         idx.ok_or_else(|| keys.refuse(key, self.unknown(name)))
     }

@@ -9,12 +9,15 @@ use serde::Deserialize;
 
 use super::{
     Admin, ExplainConfig, ListenerProtocol, Log, MembershipConfig, Outlier, Pick, ProxyProtocol,
-    SlowStart, UpstreamProtocol,
+    SlowStart, UpstreamProtocol, admission, busy,
     picking::RawSticky,
+    probe, proxy_protocol,
     rules::{
         self, CompressLevel, RawAnswer, RawFieldCondition, RawFieldRules, RawRedirect, RawRewrite,
     },
-    takeover, tracing, value,
+    takeover,
+    tls::{RawHsts, RawHttpsRedirect, RawListenerTls, RawServiceTls, RawSniRoute},
+    tracing, value,
 };
 
 #[derive(Debug, Deserialize)]
@@ -48,6 +51,8 @@ pub(super) struct Config {
     pub(super) explain: ExplainConfig,
     /// Whether exchanges are told to a collector.
     pub(super) tracing: tracing::Raw,
+    /// What the balancer takes on before it refuses.
+    pub(super) admission: admission::Raw,
     /// The addresses that clients connect to: 1 to 256.
     pub(super) listener: Vec<Listener>,
     /// Which requests go to which service, up to 10,000.
@@ -108,6 +113,16 @@ pub(super) struct Listener {
     pub(super) server_timing: bool,
     /// The networks of the proxies whose word about the client counts, such as `"10.0.0.0/8"`. Default: none.
     pub(super) trusted_proxies: Vec<String>,
+    /// How the TLS of clients is ended here. Default: not at all.
+    pub(super) tls: Option<RawListenerTls>,
+    /// The names whose TLS is passed on untouched, up to 1,000 tables. Default: none.
+    pub(super) sni: Vec<RawSniRoute>,
+    /// What browsers are to remember. Only beside `tls`. Default: nothing.
+    pub(super) hsts: Option<RawHsts>,
+    /// `true`, or the port, sends every request to ask again with TLS. Not beside `tls`. Default: `false`.
+    pub(super) https_redirect: RawHttpsRedirect,
+    /// Whom it believes about the client's address by the PROXY protocol.
+    pub(super) proxy_protocol: proxy_protocol::Raw,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -173,8 +188,8 @@ pub(super) struct Service {
     pub(super) dns_refresh_max: Option<Duration>,
     /// What endpoints are spoken to in: `"match"`, as the client speaks, `"http1"` or `"http2"`. Default: `"match"`.
     pub(super) protocol: UpstreamProtocol,
-    /// `"v2"` tells the endpoint first who the client is, with the binary header of the PROXY protocol. Only for services that
-    /// no route names. Default: `"off"`.
+    /// `"v1"` and `"v2"` tell the endpoint first who the client is, with a header of that version of the PROXY protocol. Only for
+    /// services that no route names. Default: `"off"`.
     pub(super) proxy_protocol: ProxyProtocol,
     /// How long a connection to an endpoint may take to be made. Default: `"1s"`.
     #[serde(deserialize_with = "value::span")]
@@ -201,9 +216,17 @@ pub(super) struct Service {
     /// How long a request waits for an endpoint while there is none to take it. Default: `"1s"`.
     #[serde(deserialize_with = "value::span")]
     pub(super) queue_wait: Duration,
-    /// How many requests may wait, per worker, up to 1,000,000; the next is refused at once. Default: 1,024.
+    /// How many requests may wait, up to 1,000,000: per worker while there is no endpoint, over all workers while all are busy. The
+    /// next is refused at once. Default: 1,024.
     #[serde(deserialize_with = "value::count::<0, 1_000_000, _, _>")]
     pub(super) queue_max: usize,
+    /// How many requests each endpoint may have in flight, over all workers, up to 1,000,000. Default: 0, no limit.
+    #[serde(deserialize_with = "value::count::<0, 1_000_000, _, _>")]
+    pub(super) max_requests_per_endpoint: u32,
+    /// How requests are told important from less so.
+    pub(super) priority: busy::RawPriority,
+    /// Lets the number of requests in flight follow what the service can do. Default: none, it is not limited.
+    pub(super) adaptive: Option<busy::RawAdaptive>,
     /// How often one request is tried, the first time included: 1 to 10. Default: 3.
     #[serde(deserialize_with = "value::count::<1, 10, _, _>")]
     pub(super) max_tries: u32,
@@ -224,7 +247,7 @@ pub(super) struct Service {
     /// The statuses, 500 to 599, up to 16, for which an idempotent request is tried at another endpoint. Default: none.
     pub(super) retry_on: Vec<u16>,
     /// How the balancer sees for itself whether an endpoint lives.
-    pub(super) probe: Probe,
+    pub(super) probe: probe::Raw,
     /// How its endpoints are chosen among.
     pub(super) pick: Pick,
     /// When an endpoint whose answers are bad is left alone for a while.
@@ -233,6 +256,8 @@ pub(super) struct Service {
     pub(super) slow_start: Option<SlowStart>,
     /// The cookie that brings a client back to its endpoint. Default: none.
     pub(super) sticky: Option<RawSticky>,
+    /// How endpoints are spoken to in TLS. Default: in the clear.
+    pub(super) tls: Option<RawServiceTls>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -242,37 +267,6 @@ pub(super) enum DiscoverKind {
     Registry,
     Static,
     Dns,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(default)]
-pub(super) struct Probe {
-    /// What is asked: `"tcp"`, that a connection can be made; `"http"`, that a `GET` is answered with a 2xx; `"off"`, nothing.
-    /// Default: `"tcp"`.
-    pub(super) kind: ProbeKind,
-    /// What to `GET`. Only for `"http"`. Default: `"/livez"`.
-    pub(super) path: Option<String>,
-    /// From one probe of an endpoint to the next. Default: `"1s"`.
-    #[serde(deserialize_with = "value::span")]
-    pub(super) interval: Duration,
-    /// How long an answer may take. Default: `"1s"`.
-    #[serde(deserialize_with = "value::span")]
-    pub(super) timeout: Duration,
-    /// How many good probes in a row make an endpoint healthy: 1 to 100. Default: 1.
-    #[serde(deserialize_with = "value::count::<1, 100, _, _>")]
-    pub(super) healthy_after: u32,
-    /// How many bad probes in a row make an endpoint unhealthy: 1 to 100. Default: 2.
-    #[serde(deserialize_with = "value::count::<1, 100, _, _>")]
-    pub(super) unhealthy_after: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ProbeKind {
-    #[default]
-    Tcp,
-    Http,
-    Off,
 }
 
 impl Default for Config {
@@ -290,6 +284,7 @@ impl Default for Config {
             log: Log::default(),
             explain: ExplainConfig::default(),
             tracing: tracing::Raw::default(),
+            admission: admission::Raw::default(),
             listener: Vec::new(),
             route: Vec::new(),
             service: Vec::new(),
@@ -317,6 +312,11 @@ impl Default for Listener {
             max_requests_per_connection: 0,
             server_timing: false,
             trusted_proxies: Vec::new(),
+            tls: None,
+            sni: Vec::new(),
+            hsts: None,
+            https_redirect: RawHttpsRedirect::default(),
+            proxy_protocol: proxy_protocol::Raw::default(),
         }
     }
 }
@@ -341,30 +341,21 @@ impl Default for Service {
             max_idle_connections: 64,
             queue_wait: Duration::from_secs(1),
             queue_max: 1024,
+            max_requests_per_endpoint: 0,
+            priority: busy::RawPriority::default(),
+            adaptive: None,
             max_tries: 3,
             retry_ratio: 0.2,
             request_timeout: None,
             try_timeout: None,
             hedge_after: None,
             retry_on: Vec::new(),
-            probe: Probe::default(),
+            probe: probe::Raw::default(),
             pick: Pick::default(),
             outlier: Outlier::default(),
             slow_start: None,
             sticky: None,
-        }
-    }
-}
-
-impl Default for Probe {
-    fn default() -> Self {
-        Self {
-            kind: ProbeKind::default(),
-            path: None,
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            healthy_after: 1,
-            unhealthy_after: 2,
+            tls: None,
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde::{Serialize, Serializer};
 
 use super::{
-    Admin, Config, ExplainConfig, Listener, Log, MembershipConfig, Route, Service, Takeover,
-    TracingConfig,
+    Admin, Admission, Config, ExplainConfig, Listener, Log, MembershipConfig, Route, Service,
+    SniRoute, Takeover, TracingConfig,
 };
 
 /// Writes a value as it displays itself.
@@ -46,6 +46,7 @@ struct Shown<'a> {
     log: &'a Log,
     explain: &'a ExplainConfig,
     tracing: &'a Option<TracingConfig>,
+    admission: &'a Admission,
     listener: Vec<ShownListener<'a>>,
     route: Vec<ShownRoute<'a>>,
     service: &'a [Service],
@@ -56,6 +57,14 @@ struct ShownListener<'a> {
     #[serde(flatten)]
     listener: &'a Listener,
     service: Option<&'a str>,
+    sni: Vec<ShownSni<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownSni<'a> {
+    #[serde(flatten)]
+    route: &'a SniRoute,
+    service: &'a str,
 }
 
 #[derive(Serialize)]
@@ -82,6 +91,7 @@ impl<'a> Shown<'a> {
             log: &config.log,
             explain: &config.explain,
             tracing: &config.tracing,
+            admission: &config.admission,
             listener: config
                 .listeners
                 .iter()
@@ -104,6 +114,20 @@ impl<'a> ShownListener<'a> {
             service: listener
                 .service
                 .map(|idx| config.services[idx].name.as_str()),
+            sni: listener
+                .sni
+                .iter()
+                .map(|route| ShownSni::of(route, config))
+                .collect(),
+        }
+    }
+}
+
+impl<'a> ShownSni<'a> {
+    fn of(route: &'a SniRoute, config: &'a Config) -> Self {
+        Self {
+            route,
+            service: config.services[route.service].name.as_str(),
         }
     }
 }

@@ -72,6 +72,7 @@ fn the_example_shows_every_key() {
         "[log]",
         "[explain]",
         "[tracing]",
+        "[admission]",
         "[[listener]]",
         "[[route]]",
         "[[service]]",
@@ -130,7 +131,7 @@ fn names_become_places() {
 fn sources_of_endpoints_are_read() {
     let services = read(&format!(
         "{LEAST}[[service]]\nname = 'd'\ndiscover = 'dns'\ndns = 'web.example.org:8000'\n\
-         [[service]]\nname = 'e'\nprobe = {{ kind = 'http' }}\n"
+         [[service]]\nname = 'e'\nprobe = {{ kind = 'http', path = '/livez' }}\n"
     ))
     .services;
     let dns = DnsConfig {
@@ -147,9 +148,12 @@ fn sources_of_endpoints_are_read() {
     assert_eq!(services[2].discover, Discover::Registry);
     assert_eq!(
         services[2].probe.kind,
-        ProbeKind::Http {
-            path: "/livez".to_owned()
-        }
+        ProbeKind::Http(HttpProbe {
+            path: "/livez".to_owned(),
+            host: None,
+            statuses: vec![Statuses { from: 200, to: 399 }],
+            headers: Vec::new(),
+        })
     );
 }
 

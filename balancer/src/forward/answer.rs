@@ -28,6 +28,9 @@ use crate::{
     side::{HeadError, Side, SideError, framing_on_http1, poll_pass, response_to_http2},
 };
 
+/// RFC 6797 §6.1.
+const STRICT_TRANSPORT_SECURITY: &[u8] = b"strict-transport-security";
+
 /// Passes a node's answer on. Its end is the end of the exchange.
 pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
     let Answered {
@@ -39,6 +42,7 @@ pub(super) async fn forward(mut talk: Talk<'_>, answered: Answered) -> After {
         latency,
     } = answered;
     forwarded::response(&mut response);
+    vouch(&talk, &mut response);
     let acting = talk.acting.as_ref();
     let squeeze = acting.and_then(|it| it.response(talk.client, &mut response));
     if talk.client.listener().policy.server_timing {
@@ -79,6 +83,27 @@ fn tell_time(response: &mut Response, age: Duration, node: Duration) {
     );
     let fields = &mut response.fields;
     fields.push_known(Known::ServerTiming, text.as_bytes());
+}
+
+/// Sends the client to ask again elsewhere, with the same method and body.
+pub(super) async fn redirect(mut talk: Talk<'_>, location: &str) -> After {
+    let mut response = Response::new(StatusCode::PERMANENT_REDIRECT, Version::HTTP_11);
+    response
+        .fields
+        .push_known(Known::Location, location.as_bytes());
+    talk.record.end(Ended::Completed);
+    own(talk, response, &[]).await
+}
+
+/// Says that this host is to be asked with TLS only, where that was configured. What a node says about it does not count: it may not
+/// know how its clients come.
+fn vouch(talk: &Talk<'_>, response: &mut Response) {
+    if let Some(hsts) = &talk.client.listener().hsts {
+        response.fields.remove_named(STRICT_TRANSPORT_SECURITY);
+        response
+            .fields
+            .push(STRICT_TRANSPORT_SECURITY, hsts.as_bytes());
+    }
 }
 
 /// An answer of the balancer's own, whole.

@@ -15,6 +15,7 @@ use balancer_core::{
     message::{Framing, Known, Request, Response},
     name::NodeId,
     pace::PaceRule,
+    queue::Class,
     retry::{self, Replay},
 };
 use http::{Method, StatusCode, Version};
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     accept::ClientConnection,
-    config::UpstreamProtocol,
+    config::{HttpsRedirect, UpstreamProtocol},
     dial::{AskError, Node},
     lifeline::Lifeline,
     observe::Exchange,
@@ -112,6 +113,7 @@ pub(crate) async fn exchange(
                 Err(failure) => rescue::rescue(talk, failure).await,
             };
         }
+        Ok(Plan::Redirect(location)) => return answer::redirect(talk, &location).await,
         Err(failure) => Err(failure),
     };
     match walked {
@@ -122,6 +124,8 @@ pub(crate) async fn exchange(
 
 /// What is to be done with a request.
 enum Plan {
+    /// The client is to ask again, there.
+    Redirect(String),
     Send(Outgoing),
     Upgrade(upgrade::Wish),
     Reply(Box<Replied>),
@@ -174,12 +178,18 @@ fn asks_grpc(head: &Request) -> bool {
 
 fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     check_request(&head)?;
+    if let Some(redirect) = talk.client.listener().policy.https_redirect {
+        let location = location(redirect, &head)?;
+        return Ok(Plan::Redirect(location));
+    }
     let routed = route(talk.client, &head)?;
     let target = routed.target;
     let actions = &target.actions;
     talk.record
         .note(|line| line.route = Some(target.route.clone()));
     talk.acting = Acting::begin(actions, &head);
+    let class = routed.service.as_ref().map(|it| it.class(&head.fields));
+    admit(talk, &head, &target.route, class.unwrap_or_default())?;
     if let Some(reply) = &actions.reply {
         let replied = act::reply(talk, reply, head)?;
         return Ok(Plan::Reply(Box::new(replied)));
@@ -188,9 +198,10 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     talk.record.routed(&service);
     talk.record
         .note(|line| line.service = Some(service.name.clone()));
-    let asked = service.asked(talk.client.address().ip(), head.path(), || {
+    let mut asked = service.asked(talk.client.address().ip(), head.path(), || {
         fields(&head.fields)
     });
+    asked.class = class.unwrap_or_default();
     if let Some(wanted) = upgrade::wanted(&mut head) {
         let wish = upgrade::wish(talk, service, asked, wanted, head)?;
         return Ok(Plan::Upgrade(wish));
@@ -214,6 +225,28 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
         head,
         upload,
     }))
+}
+
+/// The same host and path, by `https`.
+fn location(redirect: HttpsRedirect, head: &Request) -> Result<String, Failure> {
+    let host = head.host().ok_or(forwarded::BadRequest::MissingHost)?;
+    let target = match head.path_and_query() {
+        // Only a `CONNECT` has no path.
+        "" => return Err(Failure::ConnectRefused),
+        // It asks about the server as a whole.
+        "*" => "/",
+        target => target,
+    };
+    Ok(redirect.location(host, target))
+}
+
+/// Asks the limits whether the request may go on.
+fn admit(talk: &Talk<'_>, head: &Request, route: &str, class: Class) -> Result<(), Failure> {
+    let asks = talk.client.asks(route, class);
+    let admission = &talk.client.worker().admission;
+    let now = talk.record.time_of_try(1);
+    admission.request(now, asks, |name| head.fields.named(name.as_str()))?;
+    Ok(())
 }
 
 fn wire(service: &Service, spoken: Version) -> Wire {
@@ -291,7 +324,7 @@ async fn send_by(
 /// Sends the request to one node after another until one answers or the rules forbid another try.
 async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, Failure> {
     let service = outgoing.service.clone();
-    service.budget.deposit();
+    service.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     let mut next = None;
     for tries in 1.. {
@@ -514,7 +547,9 @@ pub(super) async fn connect(lease: &mut Lease, outgoing: &Outgoing) -> Result<No
             let dialled = lease.upstream.http2().await.inspect_err(failed);
             let streams = dialled.map_err(unreachable)?;
             let is_whole = outgoing.head.framing == Framing::Empty;
-            let asked = streams.ask(&outgoing.head, false, is_whole).await;
+            let asked = streams
+                .ask(&outgoing.head, lease.upstream.has_tls(), is_whole)
+                .await;
             // A shared connection that takes no more streams was closed by the node some time ago.
             asked.map_err(|err| Setback::before_sending(err.into(), false))
         }

@@ -6,7 +6,7 @@
 use std::{
     cell::RefCell,
     io,
-    net::{Shutdown, SocketAddr},
+    net::Shutdown,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,7 +14,6 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
@@ -26,8 +25,8 @@ use super::{
     upgrade,
 };
 use crate::{
-    accept::ClientConnection, config::ProxyProtocol, dial::Upstream, lifeline::Lifeline,
-    observe::Ended, pick::Service, side::Http1, stream::Stream,
+    accept::ClientConnection, lifeline::Lifeline, observe::Ended, proxy_out, side::Http1,
+    stream::Stream, tls::Speak,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.
@@ -56,18 +55,18 @@ pub(crate) async fn forward(
     let began = Instant::now();
     service.metrics.active.increment(1.0);
     let asked = service.asked(client.address().ip(), "", std::iter::empty);
-    let reached = reach(&client, &service, &asked, Upstream::connect, |_, _| {}).await;
+    let local = stream.socket().local_addr().ok();
+    let header = proxy_out::header_for(service.policy.proxy_protocol, &client, local);
+    let dial = (Speak::Bytes, &header[..]);
+    let reached = reach(&client, &service, &asked, dial, |_, _| {}).await;
     let ended = match reached {
         Ok((node, lease)) => {
             service.answered(&lease, None);
-            let local = stream.socket().local_addr().ok();
-            let mut to_node = proxy_header(&service, client.address(), local);
-            to_node.extend_from_slice(&first);
             let idle_timeout = service.policy.tunnel_idle_timeout;
             upgrade::relay(
                 Http1::new(stream, BytesMut::new()),
                 Http1::new(node, BytesMut::new()),
-                to_node.into(),
+                first,
                 idle_timeout,
                 client.lifeline(),
             )
@@ -81,19 +80,6 @@ pub(crate) async fn forward(
     };
     service.metrics.active.decrement(1.0);
     service.metrics.relayed(ended, began.elapsed());
-}
-
-/// The PROXY protocol's version 2 header, if the service wants one.
-fn proxy_header(service: &Service, client: SocketAddr, local: Option<SocketAddr>) -> Vec<u8> {
-    let mut header = Vec::new();
-    if let (ProxyProtocol::V2, Some(local)) = (service.policy.proxy_protocol, local) {
-        let said = ProxyHeader::with_address(ProxiedAddress::stream(client, local));
-        if let Err(err) = said.encode_v2(&mut header) {
-            // Only TLVs can be too long, and there are none.
-            tracing::error!(?err, "encoding a PROXY header");
-        }
-    }
-    header
 }
 
 /// Two sockets and the bytes between them.

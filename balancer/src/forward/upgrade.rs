@@ -28,12 +28,13 @@ use super::{
     upload::Upload,
 };
 use crate::{
-    dial::{Node, Upstream},
+    dial::Node,
     lifeline::Lifeline,
     observe::{Ended, Exchange},
     pick::{Lease, Service},
     rescue::Failure,
     side::{Http1, Side, SideError, poll_pass},
+    tls::Speak,
 };
 
 /// RFC 6455 §1.3.
@@ -161,16 +162,10 @@ async fn shake_hands(
 ) -> Result<(Node, Response, Lease, Duration), Failure> {
     let service = &wish.service;
     let record = &mut talk.record;
-    let reached = reach(
-        talk.client,
-        service,
-        &wish.asked,
-        Upstream::fresh,
-        |lease, tries| {
-            record.tried(lease, tries);
-        },
-    );
-    let (mut node, lease) = reached.await?;
+    let tell = |lease: &Lease, tries| record.tried(lease, tries);
+    let dial = (Speak::Http1, &[][..]);
+    let (stream, lease) = reach(talk.client, service, &wish.asked, dial, tell).await?;
+    let mut node = lease.upstream.node_on(stream);
     node.ask(&wish.head);
     talk.lifeline.within(service.policy.response_head_timeout);
     let answered = poll_fn(|cx| poll_handshake(cx, talk, &mut node)).await;
@@ -363,7 +358,7 @@ impl Half {
             match from.poll_data(cx)? {
                 Poll::Ready(0) => {
                     std::task::ready!(to.poll_flush(cx))?;
-                    to.end_writing()?;
+                    std::task::ready!(to.poll_end_writing(cx))?;
                     self.is_over = true;
                 }
                 Poll::Ready(_) => {

@@ -29,6 +29,9 @@ impl Service {
             Outcome::Good
         };
         self.count(endpoint, outcome);
+        if let Some(gate) = &lease.gate {
+            gate.observe(now, latency);
+        }
         latency
     }
 

@@ -289,7 +289,7 @@ impl Http1 {
 
     /// Whether everything that was put in the outbox has been written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.outbox.is_empty()
+        self.outbox.is_empty() && self.stream.is_flushed()
     }
 
     /// The exchange is over: keeps no memory for what is not under way.
@@ -315,8 +315,8 @@ impl Http1 {
     }
 
     /// Nothing more will be written; the other side may still be reading.
-    pub(crate) fn end_writing(&mut self) {
-        self.stream.end_writing();
+    pub(crate) fn poll_end_writing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_end_writing(cx)
     }
 
     /// Reads and forgets, so that a close does not become a reset that overtakes the last answer; gives up at the end of `budget`.

@@ -11,7 +11,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tests::origin::web::Speaks;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -41,7 +44,15 @@ pub(super) struct Answer {
 impl Client {
     pub(super) async fn connect(address: SocketAddr, speaks: Speaks) -> Self {
         let stream = TcpStream::connect(address).await;
-        let io = TokioIo::new(stream.expect("the balancer listens"));
+        Self::on(stream.expect("the balancer listens"), speaks).await
+    }
+
+    /// On a connection that was made already.
+    pub(super) async fn on<S>(stream: S, speaks: Speaks) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let io = TokioIo::new(stream);
         let sender = match speaks {
             Speaks::Http1 => {
                 let (sender, connection) = http1::handshake(io).await.expect("a fresh connection");

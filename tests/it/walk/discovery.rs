@@ -61,8 +61,8 @@ async fn a_node_that_feels_unwell_gets_no_work_until_it_is_well() {
         Web::start(Speaks::Http1).await,
         Web::start(Speaks::Http1).await,
     );
-    let setup =
-        Setup::http(&[ill.address(), well.address()]).probing("kind = 'http'\ninterval = '100ms'");
+    let setup = Setup::http(&[ill.address(), well.address()])
+        .probing("kind = 'http'\npath = '/livez'\ninterval = '100ms'");
     let balancer = setup.start().await;
     until_healthy(&balancer, ill.address()).await;
     ill.feels(StatusCode::INTERNAL_SERVER_ERROR);

@@ -80,7 +80,8 @@ async fn a_node_may_be_told_first_who_the_client_is() {
     let mut client = Dialogue::with(balancer.entry()).await;
     client.say("hello").await;
     let mut node = origin.visit().await;
-    let bytes = node.hear(28 + 5).await;
+    // Addresses, then the extension that holds the checksum.
+    let bytes = node.hear(28 + 7 + 5).await;
     let (header, len) = ProxyHeader::parse(&bytes, ParseConfig::default()).expect("a whole header");
     let proxied = header.proxied_address().expect("it tells addresses");
     assert_eq!(proxied.protocol, Protocol::Stream);

@@ -190,7 +190,7 @@ async fn nobody_is_connected_to_anywhere() {
 }
 
 /// Small and large frames, text and bytes, a ping and the closing handshake.
-async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>) {
+pub(super) async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>) {
     let large = tests::origin::web::content(1 << 20);
     for message in [
         Message::text("hello"),
@@ -241,16 +241,18 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream
 async fn before_echo() -> (Balancer, JoinHandle<()>) {
     let origin = Origin::start().await;
     let balancer = Setup::http(&[origin.address()]).start().await;
-    let echo = tokio::spawn(async move {
-        let stream = origin.silent_visit().await.into_stream();
-        let mut socket = accept_async(stream).await.expect("a good handshake");
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_text() || message.is_binary() {
-                socket.send(message).await.expect("the tunnel is open");
-            }
+    (balancer, tokio::spawn(echo(origin)))
+}
+
+/// Says back what the first visitor says, frame by frame.
+pub(super) async fn echo(origin: Origin) {
+    let stream = origin.silent_visit().await.into_stream();
+    let mut socket = accept_async(stream).await.expect("a good handshake");
+    while let Some(Ok(message)) = socket.next().await {
+        if message.is_text() || message.is_binary() {
+            socket.send(message).await.expect("the tunnel is open");
         }
-    });
-    (balancer, echo)
+    }
 }
 
 /// Connected, and told by the balancer that it may ask for WebSockets.
@@ -263,12 +265,12 @@ async fn client_on_http2(balancer: &Balancer) -> Client {
 }
 
 /// It is refused by the balancer itself, so that no node sees it.
-fn request_to_nowhere(client: &Client) -> Request<super::client::Body> {
+pub(super) fn request_to_nowhere(client: &Client) -> Request<super::client::Body> {
     let request = client.request(Method::CONNECT, "").uri("a.example:443");
     request.body(nothing()).expect("a valid request")
 }
 
-fn extended_connect(path: &str) -> Request<super::client::Body> {
+pub(super) fn extended_connect(path: &str) -> Request<super::client::Body> {
     let request = Request::connect(format!("http://{HOST}{path}"))
         .version(Version::HTTP_2)
         .extension(Protocol::from_static("websocket"))

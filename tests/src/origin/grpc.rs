@@ -23,7 +23,8 @@ use crate::ports::{self, PortLease};
 type Future<T> = Pin<Box<dyn std::future::Future<Output = Result<Response<T>, Status>> + Send>>;
 type Texts = Pin<Box<dyn Stream<Item = Result<String, Status>> + Send>>;
 
-/// A running origin with the methods `/texts.Texts/{Upper,Count,Join,Echo}`.
+/// A running origin with the methods `/texts.Texts/{Upper,Count,Join,Echo}`, whose health service knows `texts.Texts` and says that
+/// `texts.Idle` does not serve.
 #[derive(Debug)]
 pub struct GrpcOrigin {
     lease: PortLease,
@@ -63,7 +64,42 @@ async fn call(request: HttpRequest<Incoming>) -> http::Response<Body> {
         "/texts.Texts/Count" => grpc.server_streaming(Count, request).await,
         "/texts.Texts/Join" => grpc.client_streaming(Join, request).await,
         "/texts.Texts/Echo" => grpc.streaming(Echo, request).await,
+        "/grpc.health.v1.Health/Check" => {
+            let mut grpc = Grpc::new(ProstCodec::<Health, Asked>::default());
+            grpc.unary(Check, request).await
+        }
         _ => Status::unimplemented("no such method").into_http(),
+    }
+}
+
+/// `grpc.health.v1.HealthCheckRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Asked {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// `grpc.health.v1.HealthCheckResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Health {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+struct Check;
+
+impl UnaryService<Asked> for Check {
+    type Response = Health;
+    type Future = Future<Health>;
+
+    fn call(&mut self, request: Request<Asked>) -> Future<Health> {
+        Box::pin(async move {
+            match request.into_inner().service.as_str() {
+                "texts.Texts" => Ok(Response::new(Health { status: 1 })),
+                "texts.Idle" => Ok(Response::new(Health { status: 2 })),
+                _ => Err(Status::not_found("no such service")),
+            }
+        })
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use balancer_core::forwarded::{Cidr, Trusted};
+use balancer_core::forwarded::Trusted;
 use settings::Error;
 
 use super::{Keys, Named};
-use crate::config::{Listener, ListenerProtocol, raw};
+use crate::config::{Listener, ListenerProtocol, proxy_protocol, raw, tls};
 
 const TRUSTED_PROXIES_MAX: usize = 1_000;
 
@@ -25,6 +25,9 @@ pub(super) fn all(
 }
 
 fn one(keys: &Keys<'_>, raw: raw::Listener, services: &Named) -> Result<Listener, Error> {
+    let kind = (raw.protocol, raw.tls.is_some());
+    let tls = raw.tls.map(|it| it.check(&keys.table("tls"), raw.protocol));
+    let hsts = raw.hsts.map(|it| it.check(&keys.table("hsts"), kind));
     let listener = Listener {
         name: keys.required("name", raw.name)?.into(),
         address: keys.required("address", raw.address)?,
@@ -43,6 +46,11 @@ fn one(keys: &Keys<'_>, raw: raw::Listener, services: &Named) -> Result<Listener
         max_requests_per_connection: raw.max_requests_per_connection,
         server_timing: raw.server_timing,
         trusted_proxies: trusted(keys, &raw.trusted_proxies)?,
+        tls: tls.transpose()?,
+        sni: tls::sni_routes(keys, raw.sni, services, kind)?,
+        hsts: hsts.transpose()?,
+        https_redirect: raw.https_redirect.check(keys, kind)?,
+        proxy_protocol: proxy_protocol::check(&keys.table("proxy_protocol"), raw.proxy_protocol)?,
     };
     Ok(listener)
 }
@@ -66,13 +74,8 @@ fn service(
     Ok(Some(idx))
 }
 
-fn trusted(keys: &Keys<'_>, networks: &[String]) -> Result<Trusted, Error> {
-    keys.at_most("trusted_proxies", networks.len(), TRUSTED_PROXIES_MAX)?;
-    let network = |(idx, text): (usize, &String)| {
-        text.parse::<Cidr>()
-            .map_err(|error| keys.refuse(&format!("trusted_proxies[{idx}]"), error.to_string()))
-    };
-    networks.iter().enumerate().map(network).collect()
+fn trusted(keys: &Keys<'_>, texts: &[String]) -> Result<Trusted, Error> {
+    proxy_protocol::networks(keys, "trusted_proxies", texts, TRUSTED_PROXIES_MAX)
 }
 
 /// Listeners share their address among workers, so that the system would let two of them share one too and mix their clients.

@@ -10,10 +10,11 @@ use settings::Error;
 
 use super::Keys;
 use crate::config::{
-    Discover, DnsConfig, Probe, ProbeKind, Service, Sticky,
+    Adaptive, Discover, DnsConfig, Service, Sticky, busy,
     picking::{self, RawSticky},
+    probe,
     raw::{self, DiscoverKind},
-    tries, value,
+    tries,
 };
 
 const ENDPOINTS_MAX: usize = 10_000;
@@ -22,7 +23,6 @@ const DNS_REFRESH_MAX: Duration = Duration::from_secs(30);
 /// RFC 1035 §2.3.4.
 const HOST_NAME_LEN_MAX: usize = 253;
 const LABEL_LEN_MAX: usize = 63;
-const PROBE_PATH: &str = "/livez";
 
 pub(super) fn all(top: &Keys<'_>, raw: Vec<raw::Service>) -> Result<Vec<Service>, Error> {
     let mut services = Vec::with_capacity(raw.len());
@@ -32,7 +32,8 @@ pub(super) fn all(top: &Keys<'_>, raw: Vec<raw::Service>) -> Result<Vec<Service>
     Ok(services)
 }
 
-fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
+fn one(keys: &Keys<'_>, mut raw: raw::Service) -> Result<Service, Error> {
+    let tls = raw.tls.take().map(|it| it.check(&keys.table("tls")));
     let service = Service {
         discover: discover(keys, &raw)?,
         tries: tries::check(keys, &raw)?,
@@ -50,7 +51,11 @@ fn one(keys: &Keys<'_>, raw: raw::Service) -> Result<Service, Error> {
         queue_max: raw.queue_max,
         max_tries: raw.max_tries,
         retry_ratio: raw.retry_ratio,
-        probe: probe(&keys.table("probe"), raw.probe)?,
+        max_requests_per_endpoint: raw.max_requests_per_endpoint,
+        priority: busy::check_priority(&keys.table("priority"), raw.priority)?,
+        adaptive: adaptive(keys, raw.adaptive.as_ref())?,
+        probe: probe::check(&keys.table("probe"), raw.probe)?,
+        tls: tls.transpose()?,
         pick: raw.pick,
         outlier: raw.outlier,
         slow_start: raw.slow_start,
@@ -157,37 +162,7 @@ fn check_addresses(
     Ok(())
 }
 
-fn probe(keys: &Keys<'_>, raw: raw::Probe) -> Result<Probe, Error> {
-    let probe = Probe {
-        kind: probe_kind(keys, raw.kind, raw.path)?,
-        interval: raw.interval,
-        timeout: raw.timeout,
-        healthy_after: raw.healthy_after,
-        unhealthy_after: raw.unhealthy_after,
-    };
-    Ok(probe)
-}
-
-fn probe_kind(
-    keys: &Keys<'_>,
-    kind: raw::ProbeKind,
-    path: Option<String>,
-) -> Result<ProbeKind, Error> {
-    if kind != raw::ProbeKind::Http {
-        keys.absent("path", &path, "is for `kind = \"http\"` only")?;
-    }
-    let kind = match kind {
-        raw::ProbeKind::Tcp => ProbeKind::Tcp,
-        raw::ProbeKind::Off => ProbeKind::Off,
-        raw::ProbeKind::Http => ProbeKind::Http {
-            path: probe_path(keys, path)?,
-        },
-    };
-    Ok(kind)
-}
-
-fn probe_path(keys: &Keys<'_>, path: Option<String>) -> Result<String, Error> {
-    let path = path.unwrap_or_else(|| PROBE_PATH.to_owned());
-    value::check_target(&path).map_err(|message| keys.refuse("path", message))?;
-    Ok(path)
+fn adaptive(keys: &Keys<'_>, raw: Option<&busy::RawAdaptive>) -> Result<Option<Adaptive>, Error> {
+    let keys = keys.table("adaptive");
+    raw.map(|it| busy::check_adaptive(&keys, it)).transpose()
 }
