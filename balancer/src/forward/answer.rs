@@ -109,7 +109,8 @@ fn vouch(talk: &Talk<'_>, response: &mut Response) {
 /// An answer of the balancer's own, whole.
 ///
 /// What it is written down as is the caller's to say: a gRPC call that failed has a head that says 200.
-pub(crate) async fn own(mut talk: Talk<'_>, response: Response, body: &[u8]) -> After {
+pub(crate) async fn own(mut talk: Talk<'_>, mut response: Response, body: &[u8]) -> After {
+    vouch(&talk, &mut response);
     let is_read = talk.side.is_body_over();
     // What is left of a request's body would be taken for the next request.
     talk.manner.closes |= !is_read;

@@ -33,6 +33,9 @@ use super::{
     websocket::{converse, echo, extended_connect, request_to_nowhere},
 };
 
+/// What these nodes speak, whatever their clients do.
+const ON_HTTP1: &str = "protocol = 'http1'";
+
 const FAILURES: &str = "colonnade_balancer_tls_handshake_failures_total";
 
 #[tokio::test]
@@ -248,6 +251,7 @@ async fn some_names_are_passed_on_untouched() {
     let ends = format!("{}\n{passes}", authority.listening(&["here"]));
     let balancer = Setup::http(&[web.address()])
         .listening(&ends)
+        .serving(ON_HTTP1)
         .listener(
             "relay",
             &format!("protocol = 'tcp'\nservice = 'app'\n{passes}"),
@@ -384,6 +388,7 @@ async fn answers_over_tls_say_to_stay_there() {
         .listener("web", &keys)
         .listener("clear", "")
         .service("app", &[origin.address()])
+        .serving(ON_HTTP1)
         .route("service = 'app'\npath = '/sized'")
         .start()
         .await;
@@ -466,10 +471,8 @@ async fn a_connection_over_the_limit_is_reset_before_any_handshake() {
 
 async fn before_web(keys: &str) -> (Web, Balancer) {
     let origin = Web::start(Speaks::Http1).await;
-    let balancer = Setup::http(&[origin.address()])
-        .listening(keys)
-        .start()
-        .await;
+    let setup = Setup::http(&[origin.address()]).listening(keys);
+    let balancer = setup.serving(ON_HTTP1).start().await;
     (origin, balancer)
 }
 

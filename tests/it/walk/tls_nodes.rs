@@ -80,7 +80,8 @@ async fn a_node_that_proves_nothing_is_not_asked() {
     ] {
         let web = Web::start(Speaks::Http1).await;
         let door = Door::before(web.address(), acceptor).await;
-        let balancer = before(&door, &trusting(&authority)).await;
+        let keys = format!("max_tries = 1\n{}", trusting(&authority));
+        let balancer = before(&door, &keys).await;
         let mut client = Client::connect(balancer.entry(), Speaks::Http1).await;
         let answer = client.get("/sized/1").await;
         assert_eq!(answer.status, 503);
