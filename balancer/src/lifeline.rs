@@ -86,7 +86,12 @@ impl Lifeline {
 
     /// As [`Self::within`], for a connection that only waits for its client to ask: it is the first to go when memory is short.
     pub(crate) fn idle_within(&self, time: Duration) {
-        self.within(time);
+        self.idle_until(Some(self.clock.after(time)));
+    }
+
+    /// The same, until a moment.
+    pub(crate) fn idle_until(&self, deadline_ms: Option<u64>) {
+        self.until(deadline_ms);
         self.is_idle.store(true, Relaxed);
     }
 

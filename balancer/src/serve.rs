@@ -2,10 +2,7 @@
 
 use std::{
     future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,7 +11,7 @@ use balancer_core::message::{Limits, parse_request};
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, server::SendResponse};
 
-use self::metered::Metered;
+use self::metered::{Metered, Watch};
 use crate::{
     accept::ClientConnection,
     forward::http::{After, exchange},
@@ -265,8 +262,8 @@ async fn linger(lifeline: &Lifeline, side: Side) {
 
 pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: Stream, first: Bytes) {
     let policy = &client.listener().policy;
-    let flooded = Arc::new(AtomicU32::new(0));
-    let io = Metered::new(stream, first, client.lifeline().clone(), flooded.clone());
+    let watch = Arc::new(Watch::default());
+    let io = Metered::new(stream, first, client.lifeline().clone(), watch.clone());
     let shaken = h2::server::Builder::new()
         .max_concurrent_streams(CLIENT_STREAMS_MAX)
         .max_header_list_size(u32::try_from(policy.max_head_bytes).unwrap_or(u32::MAX))
@@ -282,9 +279,10 @@ pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: Stream, f
                 wear: Wear::new(&client),
                 client,
                 connection,
-                flooded,
+                watch,
                 is_leaving: false,
                 is_idle: false,
+                idle_until_ms: None,
                 is_ending: false,
             };
             poll_fn(|cx| served.poll(cx)).await;
@@ -299,11 +297,12 @@ struct Served {
     client: Arc<ClientConnection>,
     connection: h2::server::Connection<Metered, Bytes>,
     wear: Wear,
-    /// The code with which the connection is to be ended, once it is flooded.
-    flooded: Arc<AtomicU32>,
+    watch: Arc<Watch>,
     /// A GOAWAY has been sent.
     is_leaving: bool,
     is_idle: bool,
+    /// When a connection without streams has idled for long enough.
+    idle_until_ms: Option<u64>,
     /// The drain deadline has come.
     is_ending: bool,
 }
@@ -316,7 +315,7 @@ impl Served {
             return Poll::Ready(());
         }
         loop {
-            let code = self.flooded.swap(0, Relaxed);
+            let code = self.watch.flooded.swap(0, Relaxed);
             if code != 0 {
                 self.client.listener().metrics.flooded.increment(1);
                 self.connection.abrupt_shutdown(Reason::from(code));
@@ -332,7 +331,7 @@ impl Served {
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending if self.flooded.load(Relaxed) != 0 => {}
+                Poll::Pending if self.watch.flooded.load(Relaxed) != 0 => {}
                 Poll::Pending => break,
             }
         }
@@ -371,21 +370,35 @@ impl Served {
         if self.is_ending {
             return;
         }
+        let policy = &self.client.listener().policy;
+        let patience = (policy.request_head_timeout, policy.send_timeout);
+        let stalls_at = self.watch.deadline_ms(patience.0, patience.1);
+        let now_ms = lifeline.clock().now_ms();
+        if stalls_at.is_some_and(|it| it <= now_ms) {
+            // Whoever owes the rest of a head, or reads nothing, would not hear a farewell either.
+            return lifeline.give(Order::Cut);
+        }
         let was_idle = std::mem::replace(&mut self.is_idle, !self.connection.has_streams());
         if !self.is_idle {
-            // Said once, it need not wake anybody again.
-            lifeline.until(self.wear.out_at_ms.filter(|_| !self.is_leaving));
+            self.idle_until_ms = None;
         } else if !was_idle {
-            lifeline.idle_within(self.client.listener().policy.idle_timeout);
+            self.idle_until_ms = Some(lifeline.clock().after(policy.idle_timeout));
         }
-        let is_over = lifeline.is_draining()
-            || (self.is_idle && lifeline.is_due())
-            || self.wear.is_out(lifeline);
+        // Said once, its age need not wake anybody again.
+        let wears_at = self.wear.out_at_ms.filter(|_| !self.is_leaving);
+        match self.idle_until_ms {
+            Some(idle_until) => {
+                lifeline.idle_until(stalls_at.into_iter().chain([idle_until]).min());
+            }
+            None => lifeline.until(stalls_at.into_iter().chain(wears_at).min()),
+        }
+        let is_idle_out = self.idle_until_ms.is_some_and(|it| it <= now_ms);
+        let is_over = lifeline.is_draining() || is_idle_out || self.wear.is_out(lifeline);
         if is_over && !self.is_leaving {
             self.is_leaving = true;
             self.connection.graceful_shutdown();
             cx.waker().wake_by_ref();
-        } else if self.is_leaving && self.is_idle && was_idle && lifeline.is_due() {
+        } else if self.is_leaving && was_idle && is_idle_out {
             // It was told to go and says nothing more: not even the last ping was answered.
             lifeline.give(Order::Cut);
         }

@@ -117,8 +117,7 @@ impl World {
         epoch: Instant,
     ) -> Result<Self, StartError> {
         let policy = config.admission.clone();
-        let counts = metrics.scoped(AdmissionMetrics::new);
-        let admission = Admission::new(policy, epoch, counts);
+        let admission = metrics.scoped(|| Admission::new(policy, epoch, AdmissionMetrics::new()));
         let nothing = Config {
             listeners: Vec::new(),
             routes: Vec::new(),

@@ -131,6 +131,11 @@ impl FloodMeter {
         Ok(())
     }
 
+    /// Whether the client owes the rest of a head: its first settings, a frame's header, or a field block.
+    pub fn is_in_head(&self) -> bool {
+        self.grammar.is_in_head() || self.from_client.header_len > 0
+    }
+
     /// Where in bytes about to be sent a GOAWAY calls something a protocol error that has a name of its own, and that name.
     pub fn better_code(&self, bytes: &[u8]) -> Option<(usize, u32)> {
         // The library writes its last word in one piece, at the end.

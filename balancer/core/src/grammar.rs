@@ -71,6 +71,11 @@ impl Grammar {
         self.due
     }
 
+    /// Whether the client has begun something that nobody can act on before it goes on: the connection itself, or a field block.
+    pub(crate) fn is_in_head(&self) -> bool {
+        !self.has_begun || self.block_of.is_some()
+    }
+
     /// Judges a frame of the client's by its header. Whether it can be read on is the result.
     pub(crate) fn hear(&mut self, frame: Frame) -> Result<(), Code> {
         if !self.has_begun {

@@ -5,9 +5,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use balancer_core::flood::FloodMeter;
@@ -28,8 +29,41 @@ pub(super) struct Metered {
     meter: FloodMeter,
     lifeline: Arc<Lifeline>,
     /// Tells the connection's task to end it with this code; nothing more is read until it does.
-    flooded: Arc<AtomicU32>,
+    watch: Arc<Watch>,
     is_shut: bool,
+}
+
+/// What the connection's task cannot see of the bytes that pass below the library.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// The code with which the connection is to be ended, once it is flooded.
+    pub(super) flooded: AtomicU32,
+    /// Since when, on the core's clock in milliseconds, the client owes the rest of a head, and takes nothing of what is sent to it; 0
+    /// while it does not.
+    head_since_ms: AtomicU64,
+    stuck_since_ms: AtomicU64,
+}
+
+impl Watch {
+    /// By when the client must have gone on.
+    pub(super) fn deadline_ms(&self, head: Duration, send: Duration) -> Option<u64> {
+        let after = |since: &AtomicU64, patience: Duration| match since.load(Relaxed) {
+            0 => None,
+            since => Some(since.saturating_add(patience.as_millis() as u64)),
+        };
+        let head = after(&self.head_since_ms, head);
+        let send = after(&self.stuck_since_ms, send);
+        head.into_iter().chain(send).min()
+    }
+}
+
+/// The moment is remembered from its first mention on.
+fn mark(since: &AtomicU64, is_so: bool, now_ms: u64) {
+    if !is_so {
+        since.store(0, Relaxed);
+    } else if since.load(Relaxed) == 0 {
+        since.store(now_ms.max(1), Relaxed);
+    }
 }
 
 impl Metered {
@@ -37,13 +71,13 @@ impl Metered {
         stream: Stream,
         first: Bytes,
         lifeline: Arc<Lifeline>,
-        flooded: Arc<AtomicU32>,
+        watch: Arc<Watch>,
     ) -> Self {
         Self {
             stream: Replayed::new(first, stream),
             meter: FloodMeter::default(),
             lifeline,
-            flooded,
+            watch,
             is_shut: false,
         }
     }
@@ -61,10 +95,17 @@ impl Metered {
         Pin::new(&mut self.stream).poll_write(cx, &corrected)
     }
 
+    /// A write that has to wait is the client's doing: it does not read.
+    fn seen<T>(&self, written: Poll<T>) -> Poll<T> {
+        let now_ms = self.lifeline.clock().now_ms();
+        mark(&self.watch.stuck_since_ms, written.is_pending(), now_ms);
+        written
+    }
+
     fn shut(&mut self, flood: balancer_core::flood::Flood) {
         tracing::debug!(%flood, "an http/2 client floods its connection");
         self.is_shut = true;
-        self.flooded.store(
+        self.watch.flooded.store(
             if flood.is_protocol_error() {
                 PROTOCOL_ERROR
             } else {
@@ -94,6 +135,8 @@ impl AsyncRead for Metered {
             this.shut(flood);
             return Poll::Pending;
         }
+        let is_in_head = this.meter.is_in_head();
+        mark(&this.watch.head_since_ms, is_in_head, now_ms);
         Poll::Ready(Ok(()))
     }
 }
@@ -107,7 +150,8 @@ impl AsyncWrite for Metered {
         if let Some((at, code)) = self.meter.better_code(buf) {
             return self.poll_write_corrected(cx, buf, at, code);
         }
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = ready!(self.seen(polled))?;
         if let Err(flood) = self.meter.sent(&buf[..written])
             && !self.is_shut
         {
@@ -130,7 +174,8 @@ impl AsyncWrite for Metered {
                 self.poll_write_vectored(cx, &bufs[..at])
             };
         }
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = ready!(self.seen(polled))?;
         let mut left = written;
         for buf in bufs {
             let seen = left.min(buf.len());

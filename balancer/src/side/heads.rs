@@ -6,7 +6,7 @@ use balancer_core::{
 };
 use h2::ext::Protocol;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Uri, Version,
     uri::{PathAndQuery, Scheme},
 };
 use thiserror::Error;
@@ -42,9 +42,9 @@ pub(crate) fn request_from_http2(
         .get::<Protocol>()
         .is_some_and(|it| it.as_str() == "websocket");
     head.framing = framing(is_whole);
-    // A request has a scheme, and the library takes an empty one for none (§8.3.1).
-    let is_homeless = parts.uri.scheme().is_none() && parts.method != Method::CONNECT;
-    if is_homeless || !parts.headers.iter().all(is_valid) {
+    // A request has a scheme, and an empty one is none (§8.3.1).
+    let has_empty_scheme = parts.uri.scheme_str() == Some("");
+    if has_empty_scheme || !parts.headers.iter().all(is_valid) {
         return Err(HeadError::Field);
     }
     add_fields(&mut head.fields, &parts.headers);

@@ -176,7 +176,10 @@ async fn probes_shake_hands_too() {
             let door = Door::before(web.address(), acceptor).await;
             let probe = format!("{probe}\ninterval = '50ms'\nunhealthy_after = 1");
             let balancer = Setup::http(&[door.address()])
-                .serving(&trusting(&authority))
+                .serving(&format!(
+                    "{}\npick = {{ panic_threshold = 0 }}",
+                    trusting(&authority)
+                ))
                 .probing(&probe)
                 .start()
                 .await;
