@@ -122,9 +122,7 @@ async fn changes_are_noticed_without_being_told() {
     let bench = Bench::new();
     bench.issue("a", &["a.b"]);
     let tls = Arc::new(bench.listener(&["a"], "").expect("the files are good"));
-    let watching = tokio::spawn(watch(Arc::new(ArcSwap::new(
-        tls.clone(),
-    ))));
+    let watching = tokio::spawn(watch(Arc::new(ArcSwap::new(tls.clone()))));
     bench.issue("a", &["a.b"]);
     let noticed =
         "colonnade_balancer_tls_reloads_total{of=\"listener\",name=\"web\",result=\"ok\"} 1";
