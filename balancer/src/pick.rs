@@ -258,16 +258,16 @@ impl Service {
         let mut rng = self.lock_rng();
         let mut pool = self.lock_pool();
         let upstream = pool.pick(nanos, &mut rng, asked, tried)?;
-        self.metrics.picks.increment(1);
-        if self.has_zone {
-            let metrics = &self.metrics.picking;
-            let zone = match pool.is_local(&upstream.endpoint) {
-                true => &metrics.local,
-                false => &metrics.remote,
-            };
-            zone.increment(1);
+        let is_local = self.has_zone.then(|| pool.is_local(&upstream.endpoint));
+        let lease = Lease::begin(upstream, now)?;
+        let metrics = &self.metrics;
+        metrics.picks.increment(1);
+        match is_local {
+            Some(true) => metrics.picking.local.increment(1),
+            Some(false) => metrics.picking.remote.increment(1),
+            None => {}
         }
-        Lease::begin(upstream, now)
+        Some(lease)
     }
 
     fn lock_rng(&self) -> MutexGuard<'_, Rng> {

@@ -188,16 +188,18 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     talk.record
         .note(|line| line.route = Some(target.route.clone()));
     talk.acting = Acting::begin(actions, &head);
-    let class = routed.service.as_ref().map(|it| it.class(&head.fields));
+    let class = routed.service.as_ref().map(|service| {
+        talk.record.routed(service);
+        talk.record
+            .note(|line| line.service = Some(service.name.clone()));
+        service.class(&head.fields)
+    });
     admit(talk, &head, &target.route, class.unwrap_or_default())?;
     if let Some(reply) = &actions.reply {
         let replied = act::reply(talk, reply, head)?;
         return Ok(Plan::Reply(Box::new(replied)));
     }
     let service = routed.service.ok_or(NoRoute)?;
-    talk.record.routed(&service);
-    talk.record
-        .note(|line| line.service = Some(service.name.clone()));
     let mut asked = service.asked(talk.client.address().ip(), head.path(), || {
         fields(&head.fields)
     });
@@ -341,7 +343,10 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
             (Ok((node, mut response)), Some(lease)) => {
                 let latency = service.answered(&lease, Some(response.status));
                 talk.record.note(|line| line.first_byte = Some(latency));
-                talk.record.tried(&lease, tries);
+                if service.policy.tries.hedge_after.is_some() {
+                    // It may be another node that has answered first.
+                    talk.record.tried(&lease, tries);
+                }
                 next = outgoing.another(&response, tries, &lease, &mut tried);
                 if next.is_none() {
                     service.promise(&outgoing.asked, &lease, &mut response.fields);

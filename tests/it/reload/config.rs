@@ -150,7 +150,9 @@ async fn probes_go_by_the_new_policy() {
     origin.feels(StatusCode::SERVICE_UNAVAILABLE);
     // The only endpoint would be used however ill it is.
     let no_panic = "[service.pick]\npanic_threshold = 0";
-    let probing = format!("kind = 'http'\nunhealthy_after = 1\ninterval = '100ms'\n{no_panic}");
+    let probing = format!(
+        "kind = 'http'\npath = '/livez'\nunhealthy_after = 1\ninterval = '100ms'\n{no_panic}"
+    );
     balancer.rewrite(&text.replace("kind = 'off'\ninterval = '200ms'", &probing));
     assert_eq!(balancer.reload().await["outcome"], "applied");
     balancer.until_offered(origin.address(), false).await;

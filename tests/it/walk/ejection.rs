@@ -139,7 +139,7 @@ async fn when_every_probe_fails_the_nodes_still_work() {
         Web::start(Speaks::Http1).await,
     ];
     let balancer = Setup::http(&nodes.each_ref().map(Web::address))
-        .probing("kind = 'http'\ninterval = '50ms'")
+        .probing("kind = 'http'\npath = '/livez'\ninterval = '50ms'")
         .start()
         .await;
     let mut client = Client::connect(balancer.entry(), Speaks::Http1).await;

@@ -82,7 +82,7 @@ async fn a_node_that_refuses_at_once_attracts_no_work() {
 
 #[tokio::test]
 async fn a_node_that_comes_back_begins_slowly() {
-    let keys = "slow_start = { window = '10m' }\nprobe = { kind = 'http', interval = '50ms' }";
+    let keys = "slow_start = { window = '10m' }\nprobe = { kind = 'http', path = '/livez', interval = '50ms' }";
     let (nodes, balancer) = start(2, keys).await;
     nodes[0].feels(http::StatusCode::INTERNAL_SERVER_ERROR);
     balancer.until_offered(nodes[0].address(), false).await;

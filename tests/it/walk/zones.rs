@@ -63,7 +63,7 @@ async fn balancer(etcd: &Etcd) -> Balancer {
         .top(&registry)
         .listener("web", "")
         .discovering("app", "pick = { panic_threshold = 0.0 }")
-        .probing("kind = 'http'\ninterval = '50ms'")
+        .probing("kind = 'http'\npath = '/livez'\ninterval = '50ms'")
         .route("service = 'app'")
         .start()
         .await;
