@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use balancer_core::{
     limit::{
         memory::Pressure,
@@ -41,18 +42,23 @@ const CONNECTIONS: usize = usize::MAX;
 /// When to come back after a refusal that no clock ends.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What all cores share of the limits.
+/// What all cores share of the limits. What is counted stays when a reload brings others.
 pub(crate) struct Admission {
-    policy: config::Admission,
-    prefixes: Prefixes,
+    limits: ArcSwap<Limits>,
     connections: AtomicUsize,
-    sources: Option<Sources>,
-    connection_quota: Option<Quota>,
-    rates: Rates,
-    rules: Vec<Rule>,
+    sources: Sources,
     pressure: AtomicU8,
     pub(crate) metrics: AdmissionMetrics,
     epoch: Instant,
+}
+
+/// The limits in force.
+struct Limits {
+    policy: config::Admission,
+    prefixes: Prefixes,
+    connection_quota: Option<Quota>,
+    rates: Arc<Rates>,
+    rules: Vec<Rule>,
 }
 
 /// One rate, ready to be asked.
@@ -123,30 +129,29 @@ impl Admission {
         epoch: Instant,
         metrics: AdmissionMetrics,
     ) -> Arc<Self> {
-        let second = Duration::from_secs(1);
-        let rules = policy.rate.iter().map(Rule::new).collect();
+        let rates = Arc::new(rates(&policy));
         Arc::new(Self {
-            prefixes: Prefixes {
-                v4: policy.source_prefix_v4,
-                v6: policy.source_prefix_v6,
-            },
+            limits: ArcSwap::from_pointee(Limits::new(policy, rates)),
             connections: AtomicUsize::new(0),
-            sources: policy
-                .max_connections_per_source
-                .map(|max| Sources::new(max.get())),
-            connection_quota: policy
-                .new_connections_per_source
-                .map(|n| Quota::new(n.get(), second, policy.new_connections_burst)),
-            rates: Rates::new(
-                policy.subjects_max,
-                [RandomState::new(), RandomState::new()],
-            ),
-            rules,
+            sources: Sources::default(),
             pressure: AtomicU8::new(Pressure::None as u8),
             metrics,
             epoch,
-            policy,
         })
+    }
+
+    /// From here on these limits hold. Rates are counted anew if it is other rules that they are counted for.
+    pub(crate) fn adopt(&self, policy: &config::Admission) {
+        let before = self.limits.load();
+        if before.policy == *policy {
+            return;
+        }
+        let rates = match counts_alike(&before.policy, policy) {
+            true => before.rates.clone(),
+            false => Arc::new(rates(policy)),
+        };
+        self.limits
+            .store(Arc::new(Limits::new(policy.clone(), rates)));
     }
 
     /// Counts one more connection, of nobody in particular yet.
@@ -160,7 +165,7 @@ impl Admission {
             admission: self.clone(),
             source: None,
         };
-        if before >= self.policy.max_connections {
+        if before >= self.limits.load().policy.max_connections {
             return Err(RefusedConnection::Everywhere);
         }
         match self.pressure() {
@@ -189,14 +194,15 @@ impl Admission {
                 fields: None,
             });
         }
-        if self.rules.is_empty() || self.policy.exempt.contains(asks.source) {
+        let limits = self.limits.load();
+        if limits.rules.is_empty() || limits.policy.exempt.contains(asks.source) {
             return Ok(());
         }
-        let source = self.prefixes.source(asks.source);
-        let rules = self.rules.iter().enumerate();
+        let source = limits.prefixes.source(asks.source);
+        let rules = limits.rules.iter().enumerate();
         for (idx, rule) in rules.filter(|(_, it)| it.is_for(asks)) {
             let key = rule.policy.by_header.as_ref().and_then(&header);
-            self.ask(now, idx, rule, key, source)?;
+            self.ask(now, &limits.rates, (idx, rule), key, source)?;
         }
         Ok(())
     }
@@ -216,17 +222,17 @@ impl Admission {
     fn ask(
         &self,
         now: Instant,
-        idx: usize,
-        rule: &Rule,
+        rates: &Rates,
+        (idx, rule): (usize, &Rule),
         key: Option<&[u8]>,
         source: SourceNet,
     ) -> Result<(), Refused> {
         // A key and a source of the same bytes are two: each half of the numbers has its own.
         let subject = match key {
-            Some(key) => self.rates.subject(2 * idx, key),
-            None => self.rates.subject(2 * idx + 1, source.bytes()),
+            Some(key) => rates.subject(2 * idx, key),
+            None => rates.subject(2 * idx + 1, source.bytes()),
         };
-        let verdict = self.rates.ask(self.nanos(now), subject, rule.quota);
+        let verdict = rates.ask(self.nanos(now), subject, rule.quota);
         if verdict.evicted {
             self.metrics.evicted.increment(1);
         }
@@ -241,6 +247,24 @@ impl Admission {
 
     fn nanos(&self, now: Instant) -> Nanos {
         Nanos(now.saturating_duration_since(self.epoch).as_nanos() as u64)
+    }
+}
+
+impl Limits {
+    fn new(policy: config::Admission, rates: Arc<Rates>) -> Self {
+        let second = Duration::from_secs(1);
+        Self {
+            prefixes: Prefixes {
+                v4: policy.source_prefix_v4,
+                v6: policy.source_prefix_v6,
+            },
+            connection_quota: policy
+                .new_connections_per_source
+                .map(|n| Quota::new(n.get(), second, policy.new_connections_burst)),
+            rules: policy.rate.iter().map(Rule::new).collect(),
+            rates,
+            policy,
+        }
     }
 }
 
@@ -282,15 +306,17 @@ impl ConnectionPermit {
     /// When the source has too many, or makes them too quickly.
     pub(crate) fn claim(&mut self, address: IpAddr) -> Result<(), RefusedConnection> {
         let admission = &self.admission;
-        let is_limited = admission.sources.is_some() || admission.connection_quota.is_some();
-        if !is_limited || admission.policy.exempt.contains(address) {
+        let limits = admission.limits.load();
+        let connections_max = limits.policy.max_connections_per_source;
+        let is_limited = connections_max.is_some() || limits.connection_quota.is_some();
+        if !is_limited || limits.policy.exempt.contains(address) {
             return Ok(());
         }
-        let source = admission.prefixes.source(address);
-        if let Some(quota) = admission.connection_quota {
-            let subject = admission.rates.subject(CONNECTIONS, source.bytes());
+        let source = limits.prefixes.source(address);
+        if let Some(quota) = limits.connection_quota {
+            let subject = limits.rates.subject(CONNECTIONS, source.bytes());
             let now = admission.nanos(Instant::now());
-            let verdict = admission.rates.ask(now, subject, quota);
+            let verdict = limits.rates.ask(now, subject, quota);
             if verdict.evicted {
                 admission.metrics.evicted.increment(1);
             }
@@ -298,8 +324,8 @@ impl ConnectionPermit {
                 return Err(RefusedConnection::SourceRate);
             }
         }
-        if let Some(sources) = &admission.sources {
-            if !sources.begin(source) {
+        if let Some(max) = connections_max {
+            if !admission.sources.begin(source, max.get()) {
                 return Err(RefusedConnection::Source);
             }
             self.source = Some(source);
@@ -311,8 +337,8 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.admission.connections.fetch_sub(1, Relaxed);
-        if let (Some(sources), Some(source)) = (&self.admission.sources, self.source) {
-            sources.end(source);
+        if let Some(source) = self.source {
+            self.admission.sources.end(source);
         }
     }
 }
@@ -339,6 +365,22 @@ impl std::fmt::Debug for ConnectionPermit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ConnectionPermit")
     }
+}
+
+fn rates(policy: &config::Admission) -> Rates {
+    Rates::new(
+        policy.subjects_max,
+        [RandomState::new(), RandomState::new()],
+    )
+}
+
+/// Whether what was counted for the one tells something to the other: rules are counted by their places.
+fn counts_alike(before: &config::Admission, after: &config::Admission) -> bool {
+    let is_same =
+        |(a, b): (&config::Rate, &config::Rate)| a.name == b.name && a.by_header == b.by_header;
+    before.subjects_max == after.subjects_max
+        && before.rate.len() == after.rate.len()
+        && before.rate.iter().zip(&after.rate).all(is_same)
 }
 
 /// Whole seconds as header fields have them, rounded up: who comes back then is let in.
@@ -377,6 +419,29 @@ mod tests {
         drop((first, second));
         let mut again = admission.connection().expect("there is room again");
         assert_eq!(again.claim(HERE), Ok(()));
+    }
+
+    #[test]
+    fn what_is_counted_stays_under_other_limits() {
+        let policy = |max, per_source| config::Admission {
+            max_connections: max,
+            max_connections_per_source: NonZero::new(per_source),
+            rate: vec![rate("web", None)],
+            ..config::Admission::default()
+        };
+        let admission = admission(policy(3, 0));
+        let ask = || admission.request(admission.epoch, asks(Class::Normal), |_| None);
+        let held = admission.connection().expect("there is room");
+        assert_eq!(ask(), Ok(()));
+        admission.adopt(&policy(2, 1));
+        assert!(ask().is_err(), "the rule is the same and counts on");
+        let mut second = admission.connection().expect("there is room for two");
+        assert_eq!(second.claim(HERE), Ok(()));
+        let third = admission.connection();
+        assert_eq!(third.err(), Some(RefusedConnection::Everywhere));
+        drop(held);
+        let mut third = admission.connection().expect("one has gone");
+        assert_eq!(third.claim(HERE), Err(RefusedConnection::Source));
     }
 
     #[test]

@@ -132,9 +132,14 @@ impl Upstream {
         }
     }
 
-    /// The same life of the node under a new description keeps its connections.
+    /// The same life of the node under a new description keeps its connections, if it is spoken to as before.
     pub(crate) fn inherit(&self, old: &Upstream) {
-        if self.endpoint.is_same_life(&old.endpoint) {
+        let is_spoken_to_alike = match (&self.tls, &old.tls) {
+            (None, None) => true,
+            (Some(tls), Some(before)) => Arc::ptr_eq(tls, before),
+            _ => false,
+        };
+        if self.endpoint.is_same_life(&old.endpoint) && is_spoken_to_alike {
             *lock(&self.idle) = std::mem::take(&mut *lock(&old.idle));
             *lock(&self.shared) = std::mem::take(&mut *lock(&old.shared));
         }

@@ -230,6 +230,7 @@ impl World {
         drop(kept);
         self.made = prepared.made;
         self.tls.store(Arc::new(prepared.tls));
+        self.admission.adopt(&prepared.config.admission);
         self.in_force.store(prepared.config);
         Committed {
             change: Arc::new(prepared.change),

@@ -125,7 +125,7 @@ impl<E: Member + Clone> Pool<E> {
     /// Chooses a member to send a request to. `tried` lists the nodes that this request has been to already;
     /// those with as many requests as they may have are left out too.
     ///
-    /// Those with as many requests as they may have are left out too. A suspected or ejected member is taken only when there is no other: the verdict may be wrong, and refusing the client is
+    /// A suspected or ejected member is taken only when there is no other: the verdict may be wrong, and refusing the client is
     /// sure to be.
     pub fn pick(
         &mut self,

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use balancer_core::limit::memory::{Meter, Thresholds};
+use balancer_core::limit::memory::{Meter, Pressure, Thresholds};
 
 use super::Admission;
 use crate::config::MemoryMax;
@@ -10,29 +10,60 @@ use crate::config::MemoryMax;
 /// How often it is looked at: a flood takes longer than this to fill what lies between the thresholds.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Watches for as long as the balancer runs; returns at once if there is nothing to watch.
+/// Watches for as long as the balancer runs, by the limits in force.
 pub(crate) async fn watch(admission: Arc<Admission>) {
-    let Some(memory_max) = admission.policy.memory_max else {
-        return;
-    };
-    let bytes_max = match bytes_of(memory_max) {
-        Ok(bytes) => bytes,
-        Err(err) => {
-            return tracing::error!(%err, "memory is not watched: its limit cannot be read");
-        }
-    };
-    let thresholds = Thresholds {
-        shed_at: admission.policy.memory_shed_at,
-        refuse_at: admission.policy.memory_refuse_at,
-    };
-    let mut meter = Meter::new(bytes_max, thresholds);
-    admission.metrics.memory_max.set(bytes_max as f64);
+    let mut watched = Watched::default();
     let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     loop {
         ticks.tick().await;
+        watched.look(&admission);
+    }
+}
+
+/// What is watched, and by which policy.
+#[derive(Default)]
+struct Watched {
+    policy: Option<(MemoryMax, Thresholds)>,
+    meter: Option<Meter>,
+}
+
+impl Watched {
+    fn look(&mut self, admission: &Admission) {
+        let policy = policy(admission);
+        if self.policy != policy {
+            self.policy = policy;
+            self.meter = policy.and_then(|(memory_max, it)| meter(admission, memory_max, it));
+            admission.pressure.store(Pressure::None as u8, Relaxed);
+        }
+        let Some(meter) = &mut self.meter else {
+            return;
+        };
         match resident_bytes() {
-            Ok(used) => sample(&admission, &mut meter, used),
+            Ok(used) => sample(admission, meter, used),
             Err(err) => tracing::warn!(%err, "reading how much memory is used"),
+        }
+    }
+}
+
+/// None where there is nothing to watch.
+fn policy(admission: &Admission) -> Option<(MemoryMax, Thresholds)> {
+    let policy = &admission.limits.load().policy;
+    let thresholds = Thresholds {
+        shed_at: policy.memory_shed_at,
+        refuse_at: policy.memory_refuse_at,
+    };
+    policy.memory_max.map(|it| (it, thresholds))
+}
+
+fn meter(admission: &Admission, memory_max: MemoryMax, thresholds: Thresholds) -> Option<Meter> {
+    match bytes_of(memory_max) {
+        Ok(bytes_max) => {
+            admission.metrics.memory_max.set(bytes_max as f64);
+            Some(Meter::new(bytes_max, thresholds))
+        }
+        Err(err) => {
+            tracing::error!(%err, "memory is not watched: its limit cannot be read");
+            None
         }
     }
 }

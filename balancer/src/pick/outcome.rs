@@ -22,6 +22,7 @@ impl Service {
             endpoint.load.observe_failure(at, latency);
         } else {
             endpoint.load.observe(at, latency);
+            lease.tell_gate(now, latency);
         }
         let outcome = if status.is_some_and(|it| self.is_failure(it)) {
             Outcome::Failed
@@ -29,9 +30,6 @@ impl Service {
             Outcome::Good
         };
         self.count(endpoint, outcome);
-        if let Some(gate) = &lease.gate {
-            gate.observe(now, latency);
-        }
         latency
     }
 
@@ -43,6 +41,7 @@ impl Service {
         endpoint
             .load
             .observe_failure(nanos(self.epoch, now), waited);
+        lease.tell_gate(now, waited);
         self.count(endpoint, Outcome::Failed);
     }
 
@@ -74,6 +73,15 @@ impl Service {
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => true,
             other => self.policy.outlier.count_5xx && other.is_server_error(),
+        }
+    }
+}
+
+impl Lease {
+    /// An answer that was refused at once would make a service that is overwhelmed look quick.
+    fn tell_gate(&self, now: Instant, latency: Duration) {
+        if let Some(gate) = &self.gate {
+            gate.observe(now, latency);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod doors;
+mod policies;
 mod record;
 mod sessions;
 mod takeover;

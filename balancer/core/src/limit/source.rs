@@ -52,24 +52,23 @@ impl SourceNet {
 /// bounds it.
 #[derive(Debug)]
 pub struct Sources {
-    connections_max: u32,
     shards: [Mutex<HashMap<SourceNet, u32, FxBuildHasher>>; SHARDS],
 }
 
-impl Sources {
-    /// A source may have this many connections at a time.
-    pub fn new(connections_max: u32) -> Self {
+impl Default for Sources {
+    fn default() -> Self {
         Self {
-            connections_max,
             shards: std::array::from_fn(|_| Mutex::default()),
         }
     }
+}
 
-    /// Counts one more connection, unless the source has as many as it may.
-    pub fn begin(&self, source: SourceNet) -> bool {
+impl Sources {
+    /// Counts one more connection, unless the source has `connections_max` already.
+    pub fn begin(&self, source: SourceNet, connections_max: u32) -> bool {
         let mut counts = self.shard(source);
         let count = counts.entry(source).or_insert(0);
-        let is_allowed = *count < self.connections_max;
+        let is_allowed = *count < connections_max;
         if is_allowed {
             *count += 1;
         }
@@ -139,24 +138,24 @@ mod tests {
 
     #[test]
     fn a_source_at_its_limit_gets_no_more_and_others_do() {
-        let sources = Sources::new(2);
+        let sources = Sources::default();
         let (one, other) = (source("192.0.2.1"), source("192.0.2.2"));
-        assert!(sources.begin(one) && sources.begin(one) && !sources.begin(one));
-        assert!(sources.begin(other));
+        assert!(sources.begin(one, 2) && sources.begin(one, 2) && !sources.begin(one, 2));
+        assert!(sources.begin(other, 2));
         sources.end(one);
-        assert!(sources.begin(one));
+        assert!(sources.begin(one, 2));
     }
 
     proptest! {
         #[test]
         fn who_has_no_connection_takes_no_room(ends in prop::collection::vec((0u8..5, any::<bool>()), 0..200)) {
-            let sources = Sources::new(3);
+            let sources = Sources::default();
             let mut model = [0u32; 5];
             for (n, begins) in ends {
                 let source = PREFIXES.source([192, 0, 2, n].into());
                 let count = &mut model[usize::from(n)];
                 if begins {
-                    prop_assert_eq!(sources.begin(source), *count < 3);
+                    prop_assert_eq!(sources.begin(source, 3), *count < 3);
                     *count = (*count + 1).min(3);
                 } else if *count > 0 {
                     sources.end(source);
