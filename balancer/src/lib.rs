@@ -8,9 +8,9 @@
 //! admit::Admission     limits by number, source, memory → ConnectionPermit; PROXY headers are read by proxy_in
 //! secure::begin_…      TLS ended, or passed on by name  → a stream of plain bytes
 //! detect::detect       the first bytes                  → Spoken: http/1, h2, TLS or opaque
-//! forward::http        serve_http1 / serve_http2        → one `exchange` per request
-//! route::route         listener, host, path             → Routed: a service
-//! pick::Service::pick  two choices, or a short wait     → Lease: an endpoint
+//! serve::serve_…       one head or stream after another → one call of forward::http::exchange per request
+//! route::route         listener, host, path, conditions → Routed: a service, or an answer of the route's own
+//! pick::Service::pick  by policy, or a short wait       → Lease: an endpoint
 //! dial::Upstream       an idle, shared or new connection→ Connection
 //! forward::{http, upgrade, tcp}                         → an answer, or a tunnel
 //! observe::Exchange    written down when it is dropped
@@ -21,7 +21,7 @@
 //!
 //! Beside the cores one thread keeps the view ([`watch`]): registry, DNS and probes in, offers and withdrawals out to every core.
 //!
-//! What is deliberately absent: TLS, sessions that move, rate limits. Nothing here decides what `balancer_core` can decide.
+//! What is deliberately absent: sessions that move, HTTP/3, UDP. Nothing here decides what `balancer_core` can decide.
 
 pub mod config;
 

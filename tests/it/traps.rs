@@ -2,26 +2,27 @@
 //!
 //! | trap | test |
 //! |---|---|
-//! | slow start that does not apply at first start | beside the pickers, in `balancer/core` |
-//! | counts lost when the set of endpoints is rebuilt | beside the pickers, in `balancer/core` |
-//! | a node ejected because WebSockets closed politely | beside the ejection, in `balancer/core` |
-//! | 429s and fast errors that attract traffic | beside the ejection, in `balancer/core` |
-//! | an equal config that drains, a reload that closes the WebSockets of other routes | beside the reload |
-//! | accepted connections lost when a listener closes | beside the reload |
-//! | all closes at once on a failed health check | [`a_failed_probe_cuts_no_websocket`] |
-//! | GOAWAY on a connection with WebSocket streams | [`a_goaway_cuts_no_websocket_over_http2`] |
-//! | retries that triple the load in an outage | `walk::retries::retries_stay_a_share_of_the_traffic`, [`an_outage_is_not_multiplied`] |
-//! | a watch that is silent and dead | `registry::a_hung_member_is_left_for_another` |
-//! | an auth token that expired | `registry::an_expired_login_is_renewed` |
-//! | a compacted revision | `registry::a_compaction_under_its_feet_makes_a_watch_list_again` |
-//! | an etcd restored from empty | `registry::an_etcd_restored_from_empty_is_filled_again`, `cluster::emptied` |
-//! | an etcd that is dead | `cluster::etcd_dead::a_dead_etcd_changes_nothing` |
-//! | eager buffers per WebSocket | [`an_idle_websocket_holds_no_buffers`] |
-//! | h1 connections to nodes where h2 would multiplex, more than 64 k of them | [`clients_share_connections_to_a_node`] |
-//! | 502s on a rollout | `cluster::rollover::clients_are_served_while_nodes_come_and_go` |
-//! | a node that refuses before a byte was sent | `walk::retries::a_node_that_refuses_connections_is_passed_over` |
-//! | a POST replayed | `walk::retries::a_request_that_changes_something_is_not_asked_twice`, [`a_post_with_a_key_is_asked_elsewhere`] |
-//! | a gRPC stream that never ends a drain | [`a_stream_at_the_deadline_is_ended_with_a_retryable_status`], `cluster::leaving` |
+//! | slow start that does not apply at first start | `balancer/core/src/membership/selection/tests.rs::a_newcomer_among_others_starts_slowly_and_they_do_not`, `balancer/core/src/membership/selection/tests.rs::who_was_ill_when_first_seen_starts_slowly_when_it_is_well`, `tests/it/walk/picking.rs::a_node_that_comes_back_begins_slowly` |
+//! | counts lost when the set of endpoints is rebuilt | `balancer/core/src/membership/selection/tests.rs::counts_survive_every_change_of_membership`, `balancer/core/src/membership/selection/tests.rs::counts_hold_after_any_events`, `balancer/core/src/membership.rs::counts_survive_absence_while_something_is_in_flight` |
+//! | a node ejected because WebSockets closed politely | `balancer/core/src/membership/selection/tests.rs::websockets_that_close_politely_eject_nobody`, `tests/it/walk/ejection.rs::websockets_that_end_make_no_node_rest` |
+//! | 429s and fast errors that attract traffic | `tests/it/walk/picking.rs::a_node_that_refuses_at_once_attracts_no_work`, `balancer/core/src/picker/p2c.rs::a_node_that_fails_fast_attracts_nothing`, `balancer/core/src/picker/least_requests.rs::a_node_that_fails_fast_attracts_nothing` |
+//! | an equal config that drains | `tests/it/reload/config.rs::an_equal_configuration_touches_nothing`, `balancer/core/src/reload.rs::an_equal_list_changes_nothing` |
+//! | a reload of one route that closes the WebSockets of others | `tests/it/reload/sessions.rs::websockets_of_changed_and_unchanged_routes_survive_reloads` |
+//! | accepted connections lost when a listener closes | `tests/it/reload/doors.rs::connections_that_wait_to_be_accepted_are_served_when_a_listener_closes`, `tests/it/reload/takeover.rs::takeovers_under_load_refuse_and_reset_nobody` |
+//! | all closes at once on a failed health check | `tests/it/traps.rs::a_failed_probe_cuts_no_websocket` |
+//! | GOAWAY on a connection with WebSocket streams | `tests/it/traps.rs::a_goaway_cuts_no_websocket_over_http2` |
+//! | retries that triple the load in an outage | `tests/it/walk/retries.rs::retries_stay_a_share_of_the_traffic`, `tests/it/traps.rs::an_outage_is_not_multiplied` |
+//! | a watch that is silent and dead | `tests/it/registry.rs::a_hung_member_is_left_for_another` |
+//! | an auth token that expired | `tests/it/registry.rs::an_expired_login_is_renewed` |
+//! | a compacted revision | `tests/it/registry.rs::a_compaction_under_its_feet_makes_a_watch_list_again` |
+//! | an etcd restored from empty | `tests/it/registry.rs::an_etcd_restored_from_empty_is_filled_again`, `tests/it/cluster/emptied.rs::an_etcd_that_returns_with_nothing_is_filled_again` |
+//! | an etcd that is dead | `tests/it/cluster/etcd_dead.rs::a_dead_etcd_changes_nothing` |
+//! | eager buffers per WebSocket | `tests/it/traps.rs::an_idle_websocket_holds_no_buffers` |
+//! | h1 connections to nodes where h2 would multiplex, more than 64 k of them | `tests/it/traps.rs::clients_share_connections_to_a_node` |
+//! | 502s on a rollout | `tests/it/cluster/rollover.rs::clients_are_served_while_nodes_come_and_go` |
+//! | a node that refuses before a byte was sent | `tests/it/walk/retries.rs::a_node_that_refuses_connections_is_passed_over` |
+//! | a POST replayed | `tests/it/walk/retries.rs::a_request_that_changes_something_is_not_asked_twice`, `tests/it/traps.rs::a_post_with_a_key_is_asked_elsewhere` |
+//! | a gRPC stream that never ends a drain | `tests/it/traps.rs::a_stream_at_the_deadline_is_ended_with_a_retryable_status`, `tests/it/cluster/leaving.rs::a_stream_that_outlasts_the_deadline_is_ended_with_a_word` |
 
 use std::time::{Duration, Instant};
 

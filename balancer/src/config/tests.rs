@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod pages;
+
 const EXAMPLE: &str = include_str!("../../../deploy/balancer.toml");
 
 /// The least a balancer that serves something is told: eleven lines.

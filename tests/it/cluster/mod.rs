@@ -2,6 +2,7 @@
 
 mod emptied;
 mod etcd_dead;
+mod examples;
 mod leaving;
 mod lost;
 mod many;
