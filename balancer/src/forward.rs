@@ -23,26 +23,44 @@ use crate::{
     tls::Speak,
 };
 
+/// What becomes known while nodes are dialled.
+pub(crate) enum Dial<'a> {
+    /// This node is dialled, for the n-th time in all.
+    Tried(&'a Lease, u32),
+    Reached,
+    Failed(&'a Lease),
+    /// Another one is not dialled, since too many were already.
+    Denied,
+}
+
 /// Dials one node after another until one can be reached; nothing of the client's has been sent yet, so every failure may be tried elsewhere.
 pub(crate) async fn reach(
     client: &ClientConnection,
     service: &Service,
     asked: &Asked,
     (speak, header): (Speak, &[u8]),
-    mut tell: impl FnMut(&Lease, u32),
+    mut tell: impl FnMut(Dial<'_>),
 ) -> Result<(Stream, Lease), Failure> {
     service.deposit();
     let mut tried: Vec<NodeId> = Vec::new();
     for tries in 1.. {
         let lease = service.pick(Instant::now(), asked, &mut tried).await?;
-        tell(&lease, tries);
+        tell(Dial::Tried(&lease, tries));
         match lease.upstream.connect(speak, header).await {
-            Ok(reached) => return Ok((reached, lease)),
+            Ok(reached) => {
+                tell(Dial::Reached);
+                return Ok((reached, lease));
+            }
             Err(err) => {
                 service.metrics.dial_failures.increment(1);
+                tell(Dial::Failed(&lease));
                 client.worker().suspect(service, &lease.upstream.endpoint);
                 tried.push(lease.node().clone());
-                if tries >= service.policy.max_tries || !service.may_retry() {
+                if tries >= service.policy.max_tries {
+                    return Err(Failure::Unreachable(err));
+                }
+                if !service.may_retry() {
+                    tell(Dial::Denied);
                     return Err(Failure::Unreachable(err));
                 }
             }

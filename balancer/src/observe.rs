@@ -3,22 +3,30 @@
 mod access;
 pub(crate) mod admission;
 mod picking;
+mod relayed;
 mod renewal;
 mod spans;
 mod story;
+mod traced;
 
 pub use access::LogReopener;
 pub(crate) use access::{AccessLog, AccessSink};
 pub(crate) use picking::PickMetrics;
+pub(crate) use relayed::Relayed;
 pub(crate) use renewal::{ReloadMetrics, TakeoverMetrics};
 pub(crate) use spans::SpanMetrics;
+use traced::Spans;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use balancer_core::{forwarded::RequestId, message::Request, name::NodeId};
+use balancer_core::{
+    forwarded::{RequestId, Trace},
+    message::Request,
+    name::NodeId,
+};
 use http::{Method, StatusCode, Version};
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
@@ -30,7 +38,8 @@ use metrics_exporter_prometheus::{
 
 use crate::{
     accept::ClientConnection,
-    explain::{ExchangeId, Story},
+    explain::{ExchangeId, Kind, Live, Story},
+    forward::Dial,
     pick::{Lease, Service},
 };
 
@@ -132,10 +141,14 @@ impl Ended {
 pub(crate) struct Exchange {
     client: Arc<ClientConnection>,
     began: Instant,
-    /// Only kept when there is a line to write.
+    /// Only kept when there is a line to write, or a span may be made of it.
     line: Option<Box<Line>>,
     service: Option<Arc<Service>>,
     story: Story,
+    /// The story of one that lasts, while it does.
+    live: Option<Live>,
+    /// Of an exchange whose trace is sampled.
+    spans: Option<Box<Spans>>,
     status: StatusCode,
     ended: Option<Ended>,
     /// Bytes of the request's body that came, and of the answer's that went.
@@ -143,7 +156,7 @@ pub(crate) struct Exchange {
     pub(crate) sent: u64,
 }
 
-/// The words of an access line that metrics have no use for.
+/// The words of an access line, or of a span, that metrics have no use for.
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) method: Method,
@@ -159,14 +172,18 @@ pub(crate) struct Line {
 }
 
 impl Exchange {
-    pub(crate) fn begin(client: Arc<ClientConnection>, head: &Request) -> Self {
-        let line = client.worker().log.is_on().then(|| Line::of(head));
+    pub(crate) fn begin(client: Arc<ClientConnection>, head: &Request, asks_grpc: bool) -> Self {
+        let worker = client.worker();
+        let is_told = worker.log.is_on() || worker.exporter.is_some();
+        let line = is_told.then(|| Line::of(head));
         Self {
             client,
             began: Instant::now(),
             line,
             service: None,
-            story: Story::default(),
+            story: story::begin(head.version, asks_grpc),
+            live: None,
+            spans: None,
             status: StatusCode::OK,
             ended: None,
             received: 0,
@@ -203,14 +220,95 @@ impl Exchange {
         });
         let after = self.time_of_try(tries) - self.began;
         story::begin_try(&mut self.story, self.client.worker(), lease, after);
+        self.begin_span(lease);
     }
 
-    /// The id under which client, balancer and node know the request.
-    pub(crate) fn known_as(&mut self, id: &RequestId) {
-        self.story.id = match id {
+    /// Another node is asked beside the one that was.
+    pub(crate) fn hedged(&mut self, lease: &Lease) {
+        let after = self.began.elapsed();
+        story::begin_try(&mut self.story, self.client.worker(), lease, after);
+        self.begin_span(lease);
+    }
+
+    fn begin_span(&mut self, lease: &Lease) {
+        if let Some(spans) = &mut self.spans {
+            spans.begin_try(self.client.worker(), lease);
+        }
+    }
+
+    /// A connection had to be made for the last try, and there it is.
+    pub(crate) fn connected(&mut self) {
+        let now = self.began.elapsed();
+        story::connected(&mut self.story, now);
+    }
+
+    /// This node's answer begins, so long after it was asked. Who else was asked is too late.
+    pub(crate) fn try_answered(&mut self, lease: &Lease, status: StatusCode, latency: Duration) {
+        self.note(|line| {
+            line.node = Some(lease.node().clone());
+            line.first_byte = Some(latency);
+        });
+        story::answered(&mut self.story, self.client.worker(), lease, latency);
+        if let Some(spans) = &mut self.spans {
+            spans.answered(lease, status);
+        }
+    }
+
+    /// This try brought nothing; without a lease, none of those under way did.
+    pub(crate) fn try_failed(&mut self, lease: Option<&Lease>, why: Ended) {
+        story::fail_try(&mut self.story, self.client.worker(), lease, why);
+        if let Some(spans) = &mut self.spans {
+            spans.failed(lease, why);
+        }
+    }
+
+    /// The same for an exchange that dials before it asks.
+    pub(crate) fn dialled(&mut self, dial: Dial<'_>) {
+        match dial {
+            Dial::Tried(lease, tries) => self.tried(lease, tries),
+            Dial::Reached => self.connected(),
+            Dial::Failed(lease) => self.try_failed(Some(lease), Ended::Unreachable),
+            Dial::Denied => self.retry_denied(),
+        }
+    }
+
+    /// Another try was wanted, and too many had been made already.
+    pub(crate) fn retry_denied(&mut self) {
+        let count = &mut self.story.retries_denied;
+        *count = count.saturating_add(1);
+    }
+
+    /// The ids under which client, balancer and node know the request.
+    pub(crate) fn known_as(&mut self, trace: &Trace) {
+        self.story.trace = trace.trace_id.into();
+        self.story.id = match &trace.request_id {
             RequestId::Fresh(number) => (*number).into(),
             RequestId::Kept(text) => ExchangeId::of(text.as_bytes()),
         };
+        if trace.is_sampled && self.client.worker().exporter.is_some() {
+            self.spans = Some(Spans::begin(trace.clone()));
+        }
+    }
+
+    /// Tells the node of the try that it is part of the trace, if spans are made of that.
+    pub(crate) fn tell_trace(&self, head: &mut Request) {
+        if let Some(spans) = &self.spans {
+            spans.tell(head);
+        }
+    }
+
+    /// It goes by this route.
+    pub(crate) fn led_by(&mut self, route: &Arc<str>) {
+        self.story.route = self.client.worker().page.name(route);
+        self.note(|line| line.route = Some(route.clone()));
+    }
+
+    /// It is a tunnel from here on, and may last.
+    pub(crate) fn becomes_tunnel(&mut self) {
+        self.story.kind = Kind::Tunnel;
+        let took = self.began.elapsed();
+        story::fill(self, took);
+        self.live = self.client.worker().page.live(&self.story);
     }
 
     pub(crate) fn routed(&mut self, service: &Arc<Service>) {
@@ -220,7 +318,6 @@ impl Exchange {
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = status;
-        story::begin_answer(&mut self.story, self.began);
     }
 
     /// Says why it ended; only the first reason counts.
@@ -258,7 +355,11 @@ impl Drop for Exchange {
             }
             None => self.client.listener().metrics.refused(ended),
         }
-        if let Some(line) = &self.line {
+        if let Some(line) = self
+            .line
+            .as_ref()
+            .filter(|_| self.client.worker().log.is_on())
+        {
             let written = access::Written {
                 at: SystemTime::now(),
                 listener: &self.client.listener().name,
@@ -273,6 +374,9 @@ impl Drop for Exchange {
             self.client.worker().log.write(&written);
         }
         story::remember(self, ended, took);
+        if self.client.worker().exporter.is_some() {
+            traced::offer(self, ended, took);
+        }
     }
 }
 

@@ -125,7 +125,6 @@ pub(crate) struct Worker {
     /// Where its exchanges are remembered.
     pub(crate) page: Arc<Page>,
     /// Where spans go, if there is a collector.
-    #[expect(dead_code, reason = "the engine that makes spans offers them here")]
     pub(crate) exporter: Option<Exporter>,
     pub(crate) epoch: Instant,
 }

@@ -130,6 +130,10 @@ impl Hop {
         trace::mark(&mut head.fields, self.trusted, rng)
     }
 
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     pub fn is_https(&self) -> bool {
         self.is_https
     }

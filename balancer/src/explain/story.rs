@@ -192,6 +192,13 @@ impl Tries {
         self.kept[..count].last_mut()
     }
 
+    /// Those kept whose end is not known.
+    pub fn under_way(&mut self) -> impl Iterator<Item = &mut Try> {
+        let count = usize::from(self.count).min(TRIES_MAX);
+        let tries = self.kept[..count].iter_mut();
+        tries.filter(|it| it.end == TryEnd::UnderWay)
+    }
+
     /// How many there were, kept or not.
     pub fn count(&self) -> u8 {
         self.count

@@ -84,7 +84,7 @@ impl<'a> Race<'a> {
         if let Poll::Ready(won) = self.poll_runners(cx, talk) {
             return Poll::Ready(won);
         }
-        self.poll_second(cx);
+        self.poll_second(cx, talk);
         if talk.side.poll_gone(cx).is_ready() {
             return Poll::Ready(Won::nobody(Setback::ends_it(Failure::ClientGone)));
         }
@@ -92,7 +92,7 @@ impl<'a> Race<'a> {
     }
 
     /// A runner that falls is out; the last one's fall is everybody's.
-    fn poll_runners(&mut self, cx: &mut Context<'_>, talk: &Talk<'_>) -> Poll<Won> {
+    fn poll_runners(&mut self, cx: &mut Context<'_>, talk: &mut Talk<'_>) -> Poll<Won> {
         for idx in 0..self.runners.len() {
             let Poll::Ready((lease, outcome)) = self.runners[idx].poll(cx) else {
                 continue;
@@ -100,6 +100,8 @@ impl<'a> Race<'a> {
             let others_run = self.runners.iter().any(Runner::is_running);
             match &outcome {
                 Err(setback) if others_run => {
+                    talk.record
+                        .try_failed(Some(&lease), setback.failure.ended());
                     if setback.blames_node {
                         let service = &self.outgoing.service;
                         let worker = talk.client.worker();
@@ -117,7 +119,7 @@ impl<'a> Race<'a> {
     }
 
     /// Asks another node as well, if there is one at once and the budget allows it.
-    fn poll_second(&mut self, cx: &mut Context<'_>) {
+    fn poll_second(&mut self, cx: &mut Context<'_>, talk: &mut Talk<'_>) {
         let is_due = self
             .until_second
             .as_mut()
@@ -135,8 +137,11 @@ impl<'a> Race<'a> {
         if service.may_retry() {
             let free = self.runners.iter_mut().find(|it| !it.is_running());
             let free = free.expect("one of two runs until the second is asked");
+            talk.record.hedged(&lease);
             *free = Runner::start(lease, self.outgoing);
             cx.waker().wake_by_ref();
+        } else {
+            talk.record.retry_denied();
         }
     }
 

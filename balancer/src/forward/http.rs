@@ -88,11 +88,12 @@ pub(crate) async fn exchange(
     side: &mut Side,
     head: Request,
 ) -> After {
+    let manner = Manner::of(&head);
     let mut talk = Talk {
         client,
         lifeline,
-        record: Exchange::begin(client.clone(), &head),
-        manner: Manner::of(&head),
+        record: Exchange::begin(client.clone(), &head, manner.asks_grpc),
+        manner,
         side,
         acting: None,
         deadline: None,
@@ -185,8 +186,7 @@ fn plan(talk: &mut Talk<'_>, mut head: Request) -> Result<Plan, Failure> {
     let routed = route(talk.client, &head)?;
     let target = routed.target;
     let actions = &target.actions;
-    talk.record
-        .note(|line| line.route = Some(target.route.clone()));
+    talk.record.led_by(&target.route);
     talk.acting = Acting::begin(actions, &head);
     let class = routed.service.as_ref().map(|service| {
         talk.record.routed(service);
@@ -264,8 +264,14 @@ impl Talk<'_> {
     /// Writes down in the head who asks, and under which ids.
     pub(super) fn mark(&mut self, head: &mut Request, exchange: forwarded::Exchange) {
         let worker = self.client.worker();
-        let trace = worker.with_rng(|rng| self.client.hop.request(head, exchange, rng));
-        self.record.known_as(&trace.request_id);
+        let hop = &self.client.hop;
+        let mut trace = worker.with_rng(|rng| hop.request(head, exchange, rng));
+        if let Some(exporter) = &worker.exporter {
+            let word = trace.parent_id.map(|_| trace.is_sampled);
+            trace.is_sampled = exporter.is_sampled(trace.trace_id, word, hop.is_trusted());
+            trace.tell(&mut head.fields, trace.span_id);
+        }
+        self.record.known_as(&trace);
         if let Some(acting) = &mut self.acting {
             acting.request(self.client, head, &trace.request_id);
         }
@@ -338,16 +344,13 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
             }
         };
         talk.record.tried(&lease, tries);
+        talk.record.tell_trace(&mut outgoing.head);
         let Won { lease, outcome } = once(talk, lease, &mut outgoing, &mut tried).await;
         let setback = match (outcome, lease) {
             (Ok((node, mut response)), Some(lease)) => {
                 let latency = service.answered(&lease, Some(response.status));
-                talk.record.note(|line| line.first_byte = Some(latency));
-                if service.policy.tries.hedge_after.is_some() {
-                    // It may be another node that has answered first.
-                    talk.record.tried(&lease, tries);
-                }
-                next = outgoing.another(&response, tries, &lease, &mut tried);
+                talk.record.try_answered(&lease, response.status, latency);
+                next = outgoing.another(talk, &response, tries, &lease, &mut tried);
                 if next.is_none() {
                     service.promise(&outgoing.asked, &lease, &mut response.fields);
                     return Ok(Answered {
@@ -368,12 +371,16 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
             }
             (Ok(_), None) => unreachable!("who has answered was lent"),
             (Err(setback), Some(lease)) if setback.blames_node => {
+                talk.record
+                    .try_failed(Some(&lease), setback.failure.ended());
                 let worker = talk.client.worker();
                 worker.suspect(&service, &lease.upstream.endpoint);
                 tried.push(lease.node().clone());
                 setback
             }
             (Err(setback), lease) => {
+                talk.record
+                    .try_failed(lease.as_ref(), setback.failure.ended());
                 if let (Failure::Silent, Some(lease)) = (&setback.failure, &lease) {
                     service.unanswered(lease);
                 }
@@ -387,7 +394,11 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
             next = service.pick_another(&outgoing.asked, &tried);
             may_go_on = next.is_some();
         }
-        if !may_go_on || !service.may_retry() {
+        if !may_go_on {
+            return Err(setback.failure);
+        }
+        if !service.may_retry() {
+            talk.record.retry_denied();
             return Err(setback.failure);
         }
         outgoing.upload.repeat(talk.manner.has_body);
@@ -443,6 +454,7 @@ impl Outgoing {
     /// Another node for a request whose answer is not good enough, if there is one at once: a poor answer is better than none.
     fn another(
         &self,
+        talk: &mut Talk<'_>,
         response: &Response,
         tries: u32,
         lease: &Lease,
@@ -459,7 +471,11 @@ impl Outgoing {
         }
         tried.push(lease.node().clone());
         let another = self.service.pick_another(&self.asked, tried)?;
-        self.service.may_retry().then_some(another)
+        if !self.service.may_retry() {
+            talk.record.retry_denied();
+            return None;
+        }
+        Some(another)
     }
 
     fn may_go_again(&self, setback: &Setback) -> bool {
@@ -483,7 +499,7 @@ impl Outgoing {
 
 /// An attempt that brought no answer.
 pub(super) struct Setback {
-    failure: Failure,
+    pub(super) failure: Failure,
     /// The failure speaks against the node, not merely against an old connection to it.
     pub(super) blames_node: bool,
     /// The node may have seen some of the request.
@@ -521,6 +537,7 @@ async fn attempt(
     let mut node = connect(lease, outgoing).await?;
     if !node.is_reused() {
         lease.connected();
+        talk.record.connected();
     }
     let mut waiting = Waiting {
         upload: &mut outgoing.upload,

@@ -25,8 +25,13 @@ use super::{
     upgrade,
 };
 use crate::{
-    accept::ClientConnection, lifeline::Lifeline, observe::Ended, proxy_out, side::Http1,
-    stream::Stream, tls::Speak,
+    accept::ClientConnection,
+    lifeline::Lifeline,
+    observe::{Ended, Relayed},
+    proxy_out,
+    side::Http1,
+    stream::Stream,
+    tls::Speak,
 };
 
 /// As much as one system call moves; larger reads were not found to be faster on loopback.
@@ -53,15 +58,17 @@ pub(crate) async fn forward(
     };
     drop(scene);
     let began = Instant::now();
+    let mut record = Relayed::begin(client.clone(), &service);
     service.metrics.active.increment(1.0);
     let asked = service.asked(client.address().ip(), "", std::iter::empty);
     let local = stream.socket().local_addr().ok();
     let header = proxy_out::header_for(service.policy.proxy_protocol, &client, local);
     let dial = (Speak::Bytes, &header[..]);
-    let reached = reach(&client, &service, &asked, dial, |_, _| {}).await;
+    let reached = reach(&client, &service, &asked, dial, |it| record.dialled(it)).await;
     let ended = match reached {
         Ok((node, lease)) => {
             service.answered(&lease, None);
+            record.begins();
             let idle_timeout = service.policy.tunnel_idle_timeout;
             upgrade::relay(
                 Http1::new(stream, BytesMut::new()),
@@ -78,6 +85,8 @@ pub(crate) async fn forward(
             failure.ended()
         }
     };
+    record.end(ended);
+    drop(record);
     service.metrics.active.decrement(1.0);
     service.metrics.relayed(ended, began.elapsed());
 }

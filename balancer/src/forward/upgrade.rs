@@ -21,7 +21,7 @@ use http::{Method, StatusCode, Version};
 use sha1::{Digest, Sha1};
 
 use super::{
-    answer,
+    Dial, answer,
     http::{Answered, Talk},
     reach,
     tcp::Relay,
@@ -130,8 +130,8 @@ pub(super) fn wish(
 }
 
 /// Passes the handshake to a node and its answer back.
-pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded, Failure> {
-    let (node, response, lease, latency) = shake_hands(talk, &wish).await?;
+pub(super) async fn forward(talk: &mut Talk<'_>, mut wish: Wish) -> Result<Forwarded, Failure> {
+    let (node, response, lease, latency) = shake_hands(talk, &mut wish).await?;
     if response.status != StatusCode::SWITCHING_PROTOCOLS {
         if wish.wanted.accept.is_some() && response.status.is_success() {
             // On HTTP/1.1 it agrees to nothing, and on HTTP/2 it would agree to a tunnel.
@@ -158,14 +158,15 @@ pub(super) async fn forward(talk: &mut Talk<'_>, wish: Wish) -> Result<Forwarded
 /// Asks a node on a connection of its own. What it does with the question is its answer: a handshake is not asked twice.
 async fn shake_hands(
     talk: &mut Talk<'_>,
-    wish: &Wish,
+    wish: &mut Wish,
 ) -> Result<(Node, Response, Lease, Duration), Failure> {
     let service = &wish.service;
     let record = &mut talk.record;
-    let tell = |lease: &Lease, tries| record.tried(lease, tries);
+    let tell = |it: Dial<'_>| record.dialled(it);
     let dial = (Speak::Http1, &[][..]);
     let (stream, lease) = reach(talk.client, service, &wish.asked, dial, tell).await?;
     let mut node = lease.upstream.node_on(stream);
+    talk.record.tell_trace(&mut wish.head);
     node.ask(&wish.head);
     talk.lifeline.within(service.policy.response_head_timeout);
     let answered = poll_fn(|cx| poll_handshake(cx, talk, &mut node)).await;
@@ -180,7 +181,7 @@ async fn shake_hands(
     }
     let mut response = answered?;
     let latency = service.answered(&lease, Some(response.status));
-    talk.record.note(|line| line.first_byte = Some(latency));
+    talk.record.try_answered(&lease, response.status, latency);
     service.promise(&wish.asked, &lease, &mut response.fields);
     Ok((node, response, lease, latency))
 }
@@ -235,6 +236,7 @@ fn switch(
     answer::send_switch(talk, &response).map_err(Failure::BadAnswer)?;
     let mut node = node.into_http1().ok_or(Failure::BadHandshake)?;
     node.becomes_tunnel();
+    talk.record.becomes_tunnel();
     Ok(node)
 }
 

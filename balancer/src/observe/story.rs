@@ -1,9 +1,9 @@
 //! What is remembered of an exchange for `balancer explain`: gathered while it goes on, told when it ends.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use balancer_core::load::Nanos;
-use http::StatusCode;
+use http::Version;
 
 use super::{Ended, Exchange};
 use crate::{
@@ -12,11 +12,20 @@ use crate::{
     worker::Worker,
 };
 
-/// Another node is asked; whoever was asked before has failed, or there would be no other try.
-pub(super) fn begin_try(story: &mut Story, worker: &Worker, lease: &Lease, after: Duration) {
-    if let Some(before) = story.tries.last() {
-        before.end = TryEnd::Failed;
+pub(super) fn begin(spoken: Version, asks_grpc: bool) -> Story {
+    let kind = match spoken {
+        _ if asks_grpc => Kind::Grpc,
+        Version::HTTP_2 => Kind::Http2,
+        _ => Kind::Http1,
+    };
+    Story {
+        kind,
+        ..Story::default()
     }
+}
+
+/// A node is asked.
+pub(super) fn begin_try(story: &mut Story, worker: &Worker, lease: &Lease, after: Duration) {
     let load = &lease.upstream.endpoint.load;
     let now = Nanos(worker.epoch.elapsed().as_nanos() as u64);
     story.tries.push(Try {
@@ -30,53 +39,91 @@ pub(super) fn begin_try(story: &mut Story, worker: &Worker, lease: &Lease, after
     });
 }
 
-/// An answer begins; whether it is the node's own is known when it has ended.
-pub(super) fn begin_answer(story: &mut Story, began: Instant) {
+/// A connection was made for the last try, so long after the exchange began.
+pub(super) fn connected(story: &mut Story, after: Duration) {
     if let Some(last) = story.tries.last() {
-        last.first_byte_us = micros(began.elapsed()).saturating_sub(last.began_us).max(1);
+        last.connect_us = micros(after).saturating_sub(last.began_us).max(1);
     }
 }
 
-pub(super) fn remember(exchange: &mut Exchange, ended: Ended, took: Duration) {
-    let worker = exchange.client.worker().clone();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+/// The node's answer begins, which is the end of every other try.
+pub(super) fn answered(story: &mut Story, worker: &Worker, lease: &Lease, latency: Duration) {
+    let node = worker.page.name(lease.node().as_str());
+    for it in story.tries.under_way() {
+        if it.picked.node == node {
+            it.end = TryEnd::Answered;
+            it.first_byte_us = micros(latency).max(1);
+        } else {
+            it.end = TryEnd::Overtaken;
+        }
+    }
+}
+
+/// Of the tries that are under way the one at this node has failed, or all have.
+pub(super) fn fail_try(story: &mut Story, worker: &Worker, lease: Option<&Lease>, why: Ended) {
+    let node = lease.map(|it| worker.page.name(it.node().as_str()));
+    let is_it = |it: &&mut Try| node.is_none_or(|node| it.picked.node == node);
+    let end = end_of_try(why);
+    story
+        .tries
+        .under_way()
+        .filter(is_it)
+        .for_each(|it| it.end = end);
+}
+
+/// What is known of the exchange as a whole.
+pub(super) fn fill(exchange: &mut Exchange, took: Duration) {
+    let page = &exchange.client.worker().page;
     let story = &mut exchange.story;
-    story.began_us = now.saturating_sub(took).as_micros() as u64;
+    story.began_us = began_us(took);
     story.took_us = took.as_micros() as u64;
     story.sent = exchange.sent;
     story.received = exchange.received;
     story.status = exchange.status.as_u16();
-    story.listener = worker.page.name(exchange.client.listener().name.as_str());
+    story.listener = page.name(exchange.client.listener().name.as_str());
     if let Some(service) = &exchange.service {
-        story.service = worker.page.name(service.name.as_str());
+        story.service = page.name(service.name.as_str());
     }
-    if exchange.status == StatusCode::SWITCHING_PROTOCOLS
-        || matches!(ended, Ended::TunnelClosed | Ended::TunnelCut)
-    {
-        story.kind = Kind::Tunnel;
-    }
-    story.ended = Some(ended.into());
-    if let Some(last) = story.tries.last() {
-        end_try(last, ended);
-    }
-    worker.page.ended(story);
 }
 
-fn end_try(last: &mut Try, ended: Ended) {
-    last.end = match ended {
+pub(super) fn remember(exchange: &mut Exchange, ended: Ended, took: Duration) {
+    fill(exchange, took);
+    finish(&mut exchange.story, ended);
+    exchange.client.worker().page.ended(&exchange.story);
+}
+
+pub(super) fn finish(story: &mut Story, ended: Ended) {
+    story.ended = Some(ended.into());
+    let end = match (story.kind, ended) {
+        // Somebody answered, or there would have been no tunnel.
+        (Kind::Tunnel | Kind::Relay, Ended::TunnelClosed | Ended::TunnelCut) => TryEnd::Answered,
+        _ => end_of_try(ended),
+    };
+    story.tries.under_way().for_each(|it| it.end = end);
+    if let Some(last) = story.tries.last()
+        && ended == Ended::NodeGone
+    {
+        // It answered what cannot be passed on.
+        last.end = TryEnd::Gone;
+        last.first_byte_us = 0;
+    }
+}
+
+/// How the try under way ended when the exchange ended like this.
+pub(super) fn end_of_try(ended: Ended) -> TryEnd {
+    match ended {
         Ended::NodeGone => TryEnd::Gone,
         Ended::NodeSilent => TryEnd::Silent,
         Ended::Unreachable => TryEnd::Unreachable,
-        Ended::NoEndpoint | Ended::QueueFull => TryEnd::Failed,
-        Ended::ClientGone if last.first_byte_us == 0 => TryEnd::ClientGone,
-        _ => TryEnd::Answered,
-    };
-    if last.end != TryEnd::Answered {
-        // What began then was our own answer.
-        last.first_byte_us = 0;
+        Ended::ClientGone | Ended::ClientSlow => TryEnd::ClientGone,
+        _ => TryEnd::Failed,
     }
+}
+
+/// When something began that took so long.
+pub(super) fn began_us(took: Duration) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().saturating_sub(took).as_micros() as u64
 }
 
 fn micros(span: Duration) -> u32 {

@@ -28,6 +28,17 @@ pub struct Trace {
     pub is_sampled: bool,
 }
 
+impl Trace {
+    /// Writes down for the next hop who its parent is, and whether the trace is recorded. A rule that took the field out has its way.
+    pub fn tell(&self, fields: &mut Fields, parent: u64) {
+        if fields.has(Known::Traceparent) {
+            let flags = u8::from(self.is_sampled) * SAMPLED;
+            let text = traceparent(self.trace_id, parent, flags);
+            fields.set(Known::Traceparent, &text);
+        }
+    }
+}
+
 /// The id that is written in `X-Request-Id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestId {
@@ -216,6 +227,19 @@ mod tests {
             &format!("cc-{TRACE}-00f067aa0ba902b7-01-what-the-future-holds"),
             "01",
         );
+    }
+
+    #[test]
+    fn what_is_decided_here_is_told_unless_a_rule_keeps_it_quiet() {
+        let mut fields = Fields::default();
+        let mut trace = mark(&mut fields, false, &mut Rng::with_seed(7));
+        trace.is_sampled = true;
+        trace.tell(&mut fields, 0xab);
+        let told = only(&fields, Known::Traceparent);
+        assert!(told.ends_with("-00000000000000ab-01"), "{told}");
+        fields.remove(Known::Traceparent);
+        trace.tell(&mut fields, 0xab);
+        assert!(!fields.has(Known::Traceparent));
     }
 
     #[test]
