@@ -83,7 +83,7 @@ async fn how_each_try_ended_and_by_which_route_is_told() {
     );
     poor.fails(http::StatusCode::SERVICE_UNAVAILABLE);
     let setup = Setup::http(&[poor.address(), good.address()])
-        .serving("picker = 'round_robin'\nretry_on = [503]");
+        .serving("pick = { policy = 'round_robin' }\nretry_on = [503]");
     let balancer = setup.start().await;
     let mut told = serde_json::Value::Null;
     until("an exchange to be tried twice", async || {

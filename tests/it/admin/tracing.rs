@@ -38,7 +38,7 @@ async fn an_exchange_and_each_of_its_tries_are_spans_of_the_clients_trace() {
     poor.fails(http::StatusCode::SERVICE_UNAVAILABLE);
     let setup = Setup::http(&[poor.address(), good.address()])
         .listening("trusted_proxies = ['127.0.0.0/8']")
-        .serving("picker = 'round_robin'\nretry_on = [503]")
+        .serving("pick = { policy = 'round_robin' }\nretry_on = [503]")
         .administered(&collector.keys("sample_ratio = 0.0"));
     let balancer = setup.start().await;
     // Round-robin begins anywhere: with the second exchange the poor node has been the first one asked.
@@ -141,7 +141,7 @@ async fn what_is_refused_without_a_node_is_told_too() {
     let mut collector = Collector::start().await;
     let setup = Setup::empty()
         .listener("web", "")
-        .service("app", &[])
+        .service("app", &[([127, 0, 0, 1], 9).into()])
         .route("service = 'app'\npath = '/app'");
     let keys = collector.keys("sample_ratio = 1.0");
     let balancer = setup.administered(&keys).start().await;
