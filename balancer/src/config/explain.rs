@@ -15,7 +15,7 @@ pub struct ExplainConfig {
     /// How many of those that ended otherwise than completed, per worker, beside the above; up to 1,000,000. Default: 256.
     #[serde(deserialize_with = "value::count::<0, 1_000_000, _, _>")]
     pub failed: usize,
-    /// How many long ones (tunnels, streams) while they live, per worker, up to 1,000,000; more are remembered only when they
+    /// How many long ones (tunnels, relays) while they live, per worker, up to 1,000,000; more are remembered only when they
     /// end. Default: 16,384.
     #[serde(deserialize_with = "value::count::<0, 1_000_000, _, _>")]
     pub live: usize,

@@ -5,6 +5,7 @@ mod explain;
 mod log;
 mod orders;
 mod shown;
+mod tracing;
 
 use std::time::Duration;
 
