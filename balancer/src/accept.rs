@@ -121,7 +121,7 @@ fn admit(worker: &Arc<Worker>, door: &Door, stream: TcpStream, from: SocketAddr)
     listener.metrics.accepted.increment(1);
     let Some(permit) = listener.permit() else {
         listener.metrics.over_limit.increment(1);
-        refuse(worker, listener.clone(), stream, Refusal::Full);
+        refuse(worker, listener, stream, Refusal::Full);
         return Ok(());
     };
     let admitted = match listener.admit(from) {
