@@ -336,7 +336,12 @@ impl FromStr for PathPrefix {
 
 impl fmt::Display for PathPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "/" } else { &self.0 })
+        f.write_str(&self.0)?;
+        // The slash that was cut off tells `//` from `/`.
+        if self.0.is_empty() || self.0.ends_with('/') {
+            f.write_str("/")?;
+        }
+        Ok(())
     }
 }
 
@@ -358,6 +363,15 @@ mod tests {
     use crate::rules::FieldCondition;
     use http::{Method, Version};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_path_is_shown_as_it_would_be_read() {
+        for (text, shown) in [("/", "/"), ("//", "//"), ("/a/", "/a"), ("/a//", "/a//")] {
+            let path: PathPrefix = text.parse().expect("it is a path");
+            assert_eq!(path.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(path));
+        }
+    }
 
     #[test]
     fn a_path_takes_what_lies_below_it() {

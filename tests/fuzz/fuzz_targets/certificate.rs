@@ -9,7 +9,10 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     };
     let subject = &certificate.subject;
-    assert!(!subject.contains(|it: char| it.is_ascii_control()), "{subject:?}");
+    assert!(
+        !subject.contains(|it: char| it.is_ascii_control()),
+        "{subject:?}"
+    );
     for name in &certificate.names.dns {
         assert_eq!(*name, name.to_ascii_lowercase());
     }

@@ -8,7 +8,10 @@ fuzz_target!(|bytes: &[u8]| {
     let whole = read([bytes].into_iter());
     assert_eq!(whole, read(fuzz::pieces(bytes)), "it depends on the cuts");
     if whole.used.is_some() {
-        assert_eq!(read([&written(&whole.body)[..]].into_iter()).body, whole.body);
+        assert_eq!(
+            read([&written(&whole.body)[..]].into_iter()).body,
+            whole.body
+        );
     }
 });
 
@@ -50,7 +53,8 @@ fn read_piece(
         match reader.step(&piece[at..])? {
             Step::More => return Ok(()),
             Step::Data { skip, len } => {
-                res.body.extend_from_slice(&piece[at + skip..at + skip + len]);
+                res.body
+                    .extend_from_slice(&piece[at + skip..at + skip + len]);
                 at += skip + len;
             }
             Step::End { skip } => {

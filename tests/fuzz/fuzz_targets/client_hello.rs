@@ -12,7 +12,10 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(whole != Hello::NeedMore || bytes.len() < BYTES_MAX);
     for end in fuzz::ends(bytes) {
         let part = read(&bytes[..end]);
-        assert!(part == Hello::NeedMore || part == whole, "{part:?} was taken back");
+        assert!(
+            part == Hello::NeedMore || part == whole,
+            "{part:?} was taken back"
+        );
     }
     if let Hello::Asks(Some(name)) = whole {
         assert_eq!(ServerName::new(name.as_str()).as_ref(), Ok(&name));

@@ -9,6 +9,9 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(whole != Preface::Undecided || bytes.len() < BYTES_MAX);
     for end in fuzz::ends(bytes) {
         let part = read(&bytes[..end]);
-        assert!(part == Preface::Undecided || part == whole, "{part:?} was taken back");
+        assert!(
+            part == Preface::Undecided || part == whole,
+            "{part:?} was taken back"
+        );
     }
 });

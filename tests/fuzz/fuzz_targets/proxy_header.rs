@@ -1,7 +1,9 @@
 //! A PROXY header ends at one byte however it arrives, asks for no more than it may, and what is written of it says the same.
 #![no_main]
 
-use balancer_core::proxy_header::{Facts, Parsed, ProxyHeader, V2_LEN_MAX, parse, write_v1, write_v2};
+use balancer_core::proxy_header::{
+    Facts, Parsed, ProxyHeader, V2_LEN_MAX, parse, write_v1, write_v2,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -9,7 +11,10 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(whole != Parsed::NeedMore || bytes.len() < V2_LEN_MAX);
     for end in fuzz::ends(bytes) {
         let part = parse(&bytes[..end]);
-        assert!(part == Parsed::NeedMore || part == whole, "{part:?} was taken back");
+        assert!(
+            part == Parsed::NeedMore || part == whole,
+            "{part:?} was taken back"
+        );
     }
     if let Parsed::Header { header, len } = whole {
         assert!(len <= bytes.len(), "it ends within what came");

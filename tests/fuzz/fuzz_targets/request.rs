@@ -80,7 +80,13 @@ fn same_when_written(head: &Request) -> Request {
 /// The fields but those that are written from the framing.
 fn unframed(fields: &Fields) -> Vec<(&[u8], &[u8])> {
     let framing = ["content-length", "transfer-encoding"];
-    let is_framing =
-        |name: &[u8]| framing.iter().any(|it| name.eq_ignore_ascii_case(it.as_bytes()));
-    fields.iter().filter(|(name, _)| !is_framing(name)).collect()
+    let is_framing = |name: &[u8]| {
+        framing
+            .iter()
+            .any(|it| name.eq_ignore_ascii_case(it.as_bytes()))
+    };
+    fields
+        .iter()
+        .filter(|(name, _)| !is_framing(name))
+        .collect()
 }

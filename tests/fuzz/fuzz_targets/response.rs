@@ -1,9 +1,7 @@
 //! A response's head that is written for a client is read there with the same status, fields and end of the body.
 #![no_main]
 
-use balancer_core::message::{
-    Fields, Limits, Response, parse_response, write_response,
-};
+use balancer_core::message::{Fields, Limits, Response, parse_response, write_response};
 use http::Method;
 use libfuzzer_sys::fuzz_target;
 
@@ -33,7 +31,13 @@ fn same_when_written(head: &Response, method: &Method) {
 /// The fields but those that are written from the framing.
 fn unframed(fields: &Fields) -> Vec<(&[u8], &[u8])> {
     let framing = ["content-length", "transfer-encoding"];
-    let is_framing =
-        |name: &[u8]| framing.iter().any(|it| name.eq_ignore_ascii_case(it.as_bytes()));
-    fields.iter().filter(|(name, _)| !is_framing(name)).collect()
+    let is_framing = |name: &[u8]| {
+        framing
+            .iter()
+            .any(|it| name.eq_ignore_ascii_case(it.as_bytes()))
+    };
+    fields
+        .iter()
+        .filter(|(name, _)| !is_framing(name))
+        .collect()
 }

@@ -30,7 +30,9 @@ fuzz_target!(|bytes: &[u8]| {
 fn issue(sticky: &Sticky, node: &NodeId, at: usize) {
     let cookie = sticky.issue(node, NOW);
     let value = cookie.split(['=', ';']).nth(1).expect("a name and a value");
-    let promise = sticky.read(value.as_bytes(), NOW).expect("it was issued here");
+    let promise = sticky
+        .read(value.as_bytes(), NOW)
+        .expect("it was issued here");
     assert_eq!(promise.node, *node);
     let mut altered = value.as_bytes().to_vec();
     let at = at % altered.len();
