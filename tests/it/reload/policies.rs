@@ -16,7 +16,8 @@ const APP: &str = "app.example";
 #[tokio::test]
 async fn a_rate_changes_and_counts_on() {
     let origin = Web::start(Speaks::Http1).await;
-    let rate = "[[admission.rate]]\nname = 'all'\nper = '1h'\nrate = 2\nburst = 2\nlisteners = ['web']";
+    let rate =
+        "[[admission.rate]]\nname = 'all'\nper = '1h'\nrate = 2\nburst = 2\nlisteners = ['web']";
     let setup = Setup::http(&[origin.address()]).top(UNWATCHED);
     let mut balancer = setup.start().await;
     let unlimited = balancer.config();

@@ -12,7 +12,8 @@ const BUSY: &str = "HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\nbusy";
 
 #[tokio::test]
 async fn an_exchange_has_a_time_to_begin_and_to_end() {
-    let (mut client, [one, _two], balancer) = nodes("request_timeout = '300ms'\nmax_tries = 1").await;
+    let (mut client, [one, _two], balancer) =
+        nodes("request_timeout = '300ms'\nmax_tries = 1").await;
     client.say("GET /mute HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(client.head().await.status(), 504);
     assert_eq!(balancer.line("/mute").await["ended"], "too_long");
