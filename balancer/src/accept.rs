@@ -4,7 +4,6 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -108,7 +107,7 @@ pub(crate) async fn accept_all(worker: Arc<Worker>, door: Arc<Door>, socket: Tcp
     if door.listener.load().door.is_handed_over.load(Relaxed) {
         return;
     }
-    while let Some(Ok((stream, from))) = poll_once(|cx| socket.poll_accept(cx)).await {
+    for (stream, from) in net::accept_waiting(socket) {
         // Whoever cannot be admitted any more sees a close, as after the listener's own.
         let _ = admit(&worker, &door, stream, from);
     }
@@ -423,17 +422,6 @@ impl ClientConnection {
     pub(crate) fn lifeline(&self) -> &Arc<Lifeline> {
         &self.held.lifeline
     }
-}
-
-/// One look at something that may not be ready.
-async fn poll_once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
-    std::future::poll_fn(|cx| {
-        Poll::Ready(match poll(cx) {
-            Poll::Ready(it) => Some(it),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }
 
 #[cfg(test)]

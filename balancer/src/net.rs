@@ -110,6 +110,20 @@ pub(crate) fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> 
     TcpListener::from_std(listener)
 }
 
+/// Closes a listening socket, once everybody whom the kernel has let in is accepted.
+///
+/// The kernel itself is asked: the runtime may not have heard yet of those who wait.
+pub(crate) fn accept_waiting(
+    listener: TcpListener,
+) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        let (stream, from) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, from))
+    })
+}
+
 /// Connects within `timeout`, with Nagle's algorithm off: a proxy's writes are whole messages already.
 ///
 /// # Errors

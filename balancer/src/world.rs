@@ -230,7 +230,9 @@ impl World {
         drop(kept);
         self.made = prepared.made;
         self.tls.store(Arc::new(prepared.tls));
-        self.admission.adopt(&prepared.config.admission);
+        // Rules that are new are counted, too.
+        let adopt = || self.admission.adopt(&prepared.config.admission);
+        self.metrics.scoped(adopt);
         self.in_force.store(prepared.config);
         Committed {
             change: Arc::new(prepared.change),

@@ -4,6 +4,7 @@
 
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -33,7 +34,7 @@ use crate::{
     dial::{AskError, Node},
     lifeline::Lifeline,
     observe::Exchange,
-    pick::{Lease, Service, fields},
+    pick::{Lease, PickError, Service, fields},
     rescue::{self, Failure},
     route::{NoRoute, route},
     side::{HeadError, ReadError, Side, SideError},
@@ -298,6 +299,30 @@ impl Talk<'_> {
         }
     }
 
+    /// Waits for an endpoint, for as long as somebody is there to be answered.
+    async fn while_there(
+        &mut self,
+        picking: impl Future<Output = Result<Lease, PickError>>,
+    ) -> Result<Lease, Failure> {
+        let mut picking = pin!(picking);
+        poll_fn(|cx| {
+            if let Poll::Ready(picked) = picking.as_mut().poll(cx) {
+                return Poll::Ready(picked.map_err(Failure::from));
+            }
+            self.lifeline.register(cx);
+            if self.lifeline.is_cut() {
+                return Poll::Ready(Err(Failure::Drained));
+            }
+            // Of a body that is still to come the end would look like the client's.
+            let is_gone = self.side.is_body_over() && self.side.poll_gone(cx).is_ready();
+            match is_gone {
+                true => Poll::Ready(Err(Failure::ClientGone)),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
+
     /// Runs the tunnel here if its client is one stream among others, else hands the connection over.
     async fn switch(mut self, mut tunnel: Box<Tunnel>) -> After {
         match self.side {
@@ -340,7 +365,8 @@ async fn send(talk: &mut Talk<'_>, mut outgoing: Outgoing) -> Result<Answered, F
             Some(lease) => lease,
             None => {
                 let now = talk.record.time_of_try(tries);
-                service.pick(now, &outgoing.asked, &mut tried).await?
+                let picking = service.pick(now, &outgoing.asked, &mut tried);
+                talk.while_there(picking).await?
             }
         };
         talk.record.tried(&lease, tries);

@@ -31,6 +31,8 @@ async fn a_rate_changes_and_counts_on() {
     assert_eq!(balancer.reload().await["outcome"], "applied");
     let ask = async || status_of(balancer.entry(), "/sized/1").await;
     assert_eq!([ask().await, ask().await], [200, 429]);
+    let counted = "colonnade_balancer_refused_requests_total{rule=\"all\"}";
+    assert_eq!(balancer.metric(counted).await, 2.0);
     balancer.rewrite(&unlimited);
     assert_eq!(balancer.reload().await["outcome"], "applied");
     assert_eq!(status_of(balancer.entry(), "/sized/1").await, 200);

@@ -97,7 +97,10 @@ async fn a_key_that_asks_too_often_is_told_when_to_come_back() {
     let counted = "colonnade_balancer_refused_requests_total{rule=\"keys\"}";
     assert_eq!(balancer.metric(counted).await, 1.0);
     let ended = "colonnade_balancer_exchanges_ended_total{service=\"app\",ended=\"rate_limited\"}";
-    assert_eq!(balancer.metric(ended).await, 1.0);
+    until("the exchange to be written down", async || {
+        balancer.metric(ended).await == 1.0
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -147,7 +147,7 @@ async fn nobody_waits_longer_than_is_allowed() {
     assert_eq!(balancer.line("/second").await["ended"], "no_endpoint");
     // A client that gives up gives up its place.
     drop(ask(&balancer, "/third", "").await);
-    until_waiting(&balancer, 0.0).await;
+    assert_eq!(balancer.line("/third").await["ended"], "client_gone");
     answer(&mut node).await;
     let _fourth = ask(&balancer, "/fourth", "").await;
     assert!(node.head().await.first_line().contains("/fourth"));
