@@ -36,6 +36,9 @@ use crate::{
 /// Waited after a failed accept, which is mostly a lack of file descriptors that only time can mend.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
+/// Accepted before those who are connected already get their turn: a flood of newcomers must not keep them waiting.
+const ACCEPTS_PER_TURN: u64 = 16;
+
 /// Refused clients of one listener that are given a moment to read why; past it they may see a reset.
 pub(crate) const REFUSALS_AT_ONCE: usize = 256;
 
@@ -91,7 +94,10 @@ enum Refusal {
 /// Accepts until told to stop; connections that the kernel has completed by then are served too, here or by whom the socket was
 /// handed to.
 pub(crate) async fn accept_all(worker: Arc<Worker>, door: Arc<Door>, socket: TcpListener) {
-    loop {
+    for n in 1u64.. {
+        if n.is_multiple_of(ACCEPTS_PER_TURN) {
+            tokio::task::yield_now().await;
+        }
         let accepted = tokio::select! {
             biased;
             () = door.stop.cancelled() => break,
