@@ -31,6 +31,10 @@ const CLIENT_STREAMS_MAX: u32 = 256;
 const STREAM_WINDOW: u32 = 1 << 16;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
+/// What may wait in memory for a client that does not read, for each stream: a thousand streams of such clients are to cost tens of
+/// megabytes, not hundreds.
+const STREAM_BUFFER: usize = 16 << 10;
+
 /// Heads of streams that the client has reset before they were looked at.
 const RESET_BEFORE_ACCEPT_MAX: usize = 64;
 
@@ -270,6 +274,7 @@ pub(crate) async fn serve_http2(client: Arc<ClientConnection>, stream: Stream, f
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_pending_accept_reset_streams(RESET_BEFORE_ACCEPT_MAX)
+        .max_send_buffer_size(STREAM_BUFFER)
         .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .enable_connect_protocol()
         .handshake(io);

@@ -28,6 +28,9 @@ const SCRATCH_BYTES: usize = 16 << 10;
 const BODY_READ_MIN: usize = 16 << 10;
 const BODY_READ_MAX: usize = 256 << 10;
 
+/// Full reads in a row after which a body comes fast: whose reader has stopped has not come so far.
+const FULL_READS_MIN: u8 = 4;
+
 /// What may wait in the outbox before its reader has to take some.
 const OUTBOX_BYTES: usize = 32 << 10;
 
@@ -54,6 +57,7 @@ pub(crate) struct Http1 {
     body_out: BodyOut,
     outbox: BytesMut,
     read_size: u32,
+    full_reads: u8,
     at_end: bool,
 }
 
@@ -98,6 +102,7 @@ impl Http1 {
             body_out: BodyOut::Length(0),
             outbox: BytesMut::new(),
             read_size: BODY_READ_MIN as u32,
+            full_reads: 0,
             at_end: false,
         }
     }
@@ -150,7 +155,7 @@ impl Http1 {
     /// The body that follows the head read last.
     pub(crate) fn begin_body(&mut self, framing: Framing) {
         self.ready = 0;
-        self.read_size = BODY_READ_MIN as u32;
+        (self.read_size, self.full_reads) = (BODY_READ_MIN as u32, 0);
         self.body_in = match framing {
             Framing::Empty | Framing::Stream => BodyIn::Length(0),
             Framing::Length(length) => BodyIn::Length(length),
@@ -449,7 +454,12 @@ impl Http1 {
         ))?;
         let n = self.inbox.len() - before;
         self.at_end |= n == 0;
-        if n == room && size < BODY_READ_MAX {
+        self.full_reads = if n == room {
+            self.full_reads.saturating_add(1)
+        } else {
+            0
+        };
+        if self.full_reads >= FULL_READS_MIN && size < BODY_READ_MAX {
             self.read_size = (size * 4).min(BODY_READ_MAX) as u32;
         }
         Poll::Ready(Ok(()))

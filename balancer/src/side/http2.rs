@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The most that is handed to the connection at a time; its other streams want their turn.
-const SEND_MAX: usize = 64 << 10;
+const SEND_MAX: usize = 32 << 10;
 
 pub(crate) struct Http2 {
     /// Absent while a node has not begun to answer.

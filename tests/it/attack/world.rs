@@ -21,7 +21,7 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 pub(super) const VICTIM: &str = "/victim";
 
 /// What an attack may leave in memory that the allocator gives back only later.
-const LEFT_BYTES_MAX: u64 = 48 * MIB;
+const LEFT_BYTES_MAX: u64 = 72 * MIB;
 pub(super) const MIB: u64 = 1 << 20;
 /// More than a test that does not measure memory makes a balancer use.
 pub(super) const ANY_GROWTH: u64 = 256 * MIB;
