@@ -92,6 +92,14 @@ impl Dialogue {
         Self::on(connected.expect("somebody listens"))
     }
 
+    /// None if the other side has reset the connection before it was known to be made.
+    pub async fn unless_reset(address: SocketAddr) -> Option<Self> {
+        match within("to connect", TcpStream::connect(address)).await {
+            Err(err) if err.kind() == std::io::ErrorKind::ConnectionReset => None,
+            connected => Some(Self::on(connected.expect("somebody listens"))),
+        }
+    }
+
     pub fn local_addr(&self) -> SocketAddr {
         let address = self.stream.local_addr();
         address.expect("a connected socket has an address")
