@@ -95,7 +95,7 @@ impl Dialogue {
     /// None if the other side has reset the connection before it was known to be made.
     pub async fn unless_reset(address: SocketAddr) -> Option<Self> {
         match within("to connect", TcpStream::connect(address)).await {
-            Err(err) if err.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(err) if err.kind() == io::ErrorKind::ConnectionReset => None,
             connected => Some(Self::on(connected.expect("somebody listens"))),
         }
     }
